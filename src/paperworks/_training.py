@@ -1,0 +1,43 @@
+"""What every training loop shares: the device it runs on, through accelerate."""
+
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+
+def start_training(device: str | torch.device, *parts: Any) -> tuple[Accelerator, torch.device, list[Any]]:
+    """Bring modules and optimisers to the device that training runs on.
+
+    The same loop then runs on one CPU, on one GPU, or on many machines under ``torchrun``: call
+    ``accelerator.backward(loss)`` in place of ``loss.backward()``, and draw each process's own batches by adding
+    ``accelerator.process_index`` to the seed.
+
+    Parameters
+    ----------
+    device : str or torch.device
+        ``"auto"`` takes a CUDA device when there is one; under ``torchrun`` each process takes its own.
+    *parts : Module or Optimizer
+        What to prepare, in the order in which it comes back. Modules must be given before their optimisers.
+
+    Returns
+    -------
+    accelerator : Accelerator
+        For ``backward`` and the process's rank.
+    device : torch.device
+        Where batches must go.
+    parts : list
+        The prepared modules and optimisers.
+    """
+    accelerator = Accelerator(device_placement=False)
+    if accelerator.num_processes > 1:
+        place = accelerator.device
+    elif str(device) == "auto":
+        place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    else:
+        place = torch.device(device)
+    for part in parts:
+        if isinstance(part, torch.nn.Module):
+            part.to(place)
+    prepared = accelerator.prepare(*parts) if parts else ()
+    return accelerator, place, list(prepared) if len(parts) > 1 else [prepared] if parts else []

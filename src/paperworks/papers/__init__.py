@@ -1,0 +1,1 @@
+"""One folder a paper: its card, its claims and its command."""

@@ -1,0 +1,1 @@
+"""Sinkhorn sweeps, then sparse Newton steps: card, claims and command."""
