@@ -94,7 +94,7 @@ class Card:
         return f"https://arxiv.org/abs/{self.arxiv}"
 
 
-_KINDS: dict[str, type] = {
+_KINDS: dict[str, type[str] | type[int] | type[list[str]]] = {
     "slug": str, "title": str, "authors": list, "arxiv": str, "venue": str, "year": int, "family": str, "summary": str,
     "public": list, "tags": list, "peers": list, "cost": str, "example": str, "authors_code": str,
 }  # fmt: skip
@@ -149,11 +149,12 @@ def read_card(path: Path) -> Card:
             raise fail(key, f"{key!r} is empty")
     if table["slug"].replace("-", "_") != path.parent.name:
         raise fail("slug", f"slug {table['slug']!r} does not match its folder {path.parent.name!r}")
-    return Card(**{key: tuple(value) if isinstance(value, list) else _tidy(value) for key, value in table.items()})
+    fields: dict[str, Any] = {key: _tidy(value) for key, value in table.items()}
+    return Card(**fields)
 
 
 def _tidy(value: Any) -> Any:
-    return value.strip() if isinstance(value, str) else value
+    return tuple(value) if isinstance(value, list) else value.strip() if isinstance(value, str) else value
 
 
 @cache

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from paperworks.transport._gibbs_kernels import solve_schur
-from paperworks.transport._gibbs_plans import TINY, GibbsPlan, SparsePlan, Vector, entropic_potential, log_of
+from paperworks.transport._gibbs_plans import GibbsPlan, SparsePlan, Vector, log_of
 
 # Mass that the adaptive rule may drop, as a share of the marginal error: small enough for superlinear convergence.
 DROPPED_SHARE, LARGEST_ERROR = 0.1, 1e-2
@@ -21,6 +21,8 @@ ARMIJO = 1e-4
 ROUNDING = 1e-14
 DAMPING_START, DAMPING_LEAST, DAMPING_REJECTED, DAMPING_MOST = 1e-3, 1e-12, 1e-4, 1e8
 MAX_LINEAR_ITERATIONS = 2000
+# Column sums below this have lost digits to underflow.
+TINY = 1e-150
 
 
 @dataclass
@@ -35,7 +37,6 @@ class Run:
     n_sinkhorn: int = 0
     n_newton: int = 0
     n_linear_iterations: int = 0
-    n_passes: int = 0
     n_nonzeros: list[int] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     stalled: bool = False
@@ -68,17 +69,15 @@ class State:
     error: float
 
 
-def rows_normalised(plan: GibbsPlan, r: Vector, c: Vector, y: Vector, run: Run) -> State:
+def rows_normalised(plan: GibbsPlan, r: Vector, c: Vector, y: Vector) -> State:
     """Maximise f over x for the given y; f is then the semi-dual of y."""
     x, column_sums = plan.normalise_rows(y, r)
-    run.n_passes += 1
-    return State(x, y, r, column_sums, float(r @ x + c @ y) - 1.0 / run.eta, float(np.abs(c - column_sums).sum()))
+    return State(x, y, r, column_sums, float(r @ x + c @ y) - 1.0 / plan.eta, float(np.abs(c - column_sums).sum()))
 
 
-def _state(plan: GibbsPlan, r: Vector, c: Vector, x: Vector, y: Vector, run: Run) -> State:
+def _state(plan: GibbsPlan, r: Vector, c: Vector, x: Vector, y: Vector) -> State:
     row_sums, column_sums = plan.sums(x, y)
-    run.n_passes += 1
-    objective = float(r @ x + c @ y - row_sums.sum() / run.eta)
+    objective = float(r @ x + c @ y - row_sums.sum() / plan.eta)
     return State(
         x, y, row_sums, column_sums, objective, float(np.abs(r - row_sums).sum() + np.abs(c - column_sums).sum())
     )
@@ -86,17 +85,16 @@ def _state(plan: GibbsPlan, r: Vector, c: Vector, x: Vector, y: Vector, run: Run
 
 def sweep(plan: GibbsPlan, r: Vector, c: Vector, y: Vector, run: Run, n_sweeps: int) -> State:
     """Alternate exact maximisation in x and in y; the state that is returned has exact rows."""
-    state = rows_normalised(plan, r, c, y, run)
+    state = rows_normalised(plan, r, c, y)
     log_c = np.log(c)
     for _ in range(n_sweeps):
         if state.error < run.tol:
             break
-        sums = state.column_sums
-        y = state.y + (log_c - np.log(np.maximum(sums, TINY))) / run.eta
-        lost = np.flatnonzero(sums < TINY)
+        y = state.y + (log_c - np.log(np.maximum(state.column_sums, TINY))) / run.eta
+        lost = np.flatnonzero(state.column_sums < TINY)
         if lost.size:
-            y[lost] = entropic_potential(log_c[lost], plan.log_column_sums(state.x, lost), run.eta)
-        state = rows_normalised(plan, r, c, y, run)
+            y[lost] = plan.column_potentials(state.x, log_c, lost)
+        state = rows_normalised(plan, r, c, y)
         run.n_sinkhorn += 1
         run.record("sinkhorn", state.error)
     return state
@@ -124,7 +122,7 @@ def damped_newton(
                 tolerance,
                 MAX_LINEAR_ITERATIONS,
             )
-            trial = rows_normalised(plan, r, c, state.y + step, run)
+            trial = rows_normalised(plan, r, c, state.y + step)
             run.n_newton += 1
             run.n_linear_iterations += iterations
             run.n_nonzeros.append(kept.n_nonzeros)
@@ -161,10 +159,10 @@ def newton_of_the_paper(
         alpha = 1.0
         run.n_linear_iterations += iterations
         while run.n_newton < last:
-            trial = _state(plan, r, c, state.x + alpha * step_x, state.y + alpha * step_y, run)
+            trial = _state(plan, r, c, state.x + alpha * step_x, state.y + alpha * step_y)
             run.n_newton += 1
             run.n_nonzeros.append(kept.n_nonzeros)
-            accepted = np.isfinite(trial.objective) and _rises(state, trial, ARMIJO * alpha * slope)
+            accepted = bool(np.isfinite(trial.objective)) and _rises(state, trial, ARMIJO * alpha * slope)
             run.record(
                 "newton", trial.error if accepted else state.error, kept.n_nonzeros, iterations, alpha * accepted
             )
@@ -183,10 +181,12 @@ def anneal(plan: GibbsPlan, r: Vector, c: Vector, run: Run, y: Vector, eta: floa
     wanted_eta, wanted_tol = run.eta, run.tol
     run.tol = 1e-3
     while eta < wanted_eta:
-        plan.eta = run.eta = eta
+        plan.change_eta(eta)
+        run.eta = eta
         state = damped_newton(plan, r, c, sweep(plan, r, c, y, run, 5), run, 20, drop=True)
         y, eta, run.stalled = state.y, 2.0 * eta, False
-    plan.eta, run.eta, run.tol = wanted_eta, wanted_eta, wanted_tol
+    plan.change_eta(wanted_eta)
+    run.eta, run.tol = wanted_eta, wanted_tol
     return y
 
 
@@ -203,9 +203,10 @@ def _drop_mass(plan: GibbsPlan, state: State, budget: float, max_kept: int) -> S
     n_entries = plan.shape[0] * plan.shape[1]
     # Entries below this weigh a tenth of the budget all together.
     floor = log_of(0.1 * budget / n_entries)
-    if int(plan.count_above(state.x, state.y, floor).sum()) > max_kept:
+    counts = plan.count_above(state.x, state.y, floor)
+    if counts.sum() > max_kept:
         return _largest(plan, state, max_kept)
-    candidates = plan.entries_above(state.x, state.y, floor)
+    candidates = plan.entries_above(state.x, state.y, floor, counts)
     if candidates.n_nonzeros > 0.3 * n_entries:
         return candidates
     ordered = np.sort(candidates.values)
@@ -215,8 +216,7 @@ def _drop_mass(plan: GibbsPlan, state: State, budget: float, max_kept: int) -> S
 
 def _largest(plan: GibbsPlan, state: State, n_kept: int) -> SparsePlan:
     """Return the ``n_kept`` largest entries, and those equal to the smallest of them."""
-    if n_kept >= plan.shape[0] * plan.shape[1]:
-        return plan.entries_above(state.x, state.y, -np.inf)
+    n_kept = min(n_kept, plan.shape[0] * plan.shape[1])
     # No entry exceeds its row's sum; bisection finds a threshold that few more entries than wanted pass.
     high, low = log_of(float(state.row_sums.max())) + 1e-9, -700.0
     for _ in range(40):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from paperworks._tensors import check_finite_tensor
 from paperworks.transport._entropic_newton import anneal, damped_newton, new_run, sweep, verdict
-from paperworks.transport._gibbs_plans import CostBlocks, DeviceCost, GibbsPlan, Vector, dense_cost
+from paperworks.transport._gibbs_plans import BlockPasses, GibbsPlan, Vector, gibbs_plan
 
 # Regularisation at which a cost of largest entry 1 is easy, as 1/eta.
 GENTLE = 50.0
@@ -91,10 +91,10 @@ class PointCloudValue(torch.autograd.Function):
 
 def _point_plan(x: Tensor, y: Tensor, p: float, eta: float, max_memory: int) -> GibbsPlan:
     n, m = len(x), len(y)
-    if 16 * n * m <= max_memory:
+    if 24 * n * m <= max_memory:
         cost = _cost_block(x, y, p)
         check_finite_tensor("x and y", cost)
-        return dense_cost(cost.numpy(), eta) if x.device.type == "cpu" else DeviceCost(cost, eta, max_memory)
+        return gibbs_plan(cost, eta, max_memory)
     x, y = x.cpu(), y.cpu()
     rows = max(1, max_memory // (32 * m))
 
@@ -102,4 +102,4 @@ def _point_plan(x: Tensor, y: Tensor, p: float, eta: float, max_memory: int) -> 
         for start in range(0, n, rows):
             yield start, min(start + rows, n), _cost_block(x[start : start + rows], y, p).numpy()
 
-    return CostBlocks((n, m), blocks, eta)
+    return GibbsPlan(BlockPasses((n, m), blocks), eta, max_memory)

@@ -58,13 +58,18 @@ def _exp(u):
     p = p * r + _C2
     p = p * r + 1.0
     p = p * r + 1.0
-    return _float_of_bits(_bits_of_float(p) + (_bits_of_float(shifted) << 52)) if u > _LOWEST else 0.0
+    bits = _bits_of_float(p) + (_bits_of_float(shifted) << 52)  # type: ignore[call-arg]
+    return _float_of_bits(bits) if u > _LOWEST else 0.0
 
 
 @njit(fastmath=FAST, cache=True)
-def normalise_rows(cost, y, eta, r, x, column_sums):
-    """Set x so that the block's rows sum to r, whatever y is, and add its rows to ``column_sums``."""
+def normalise_rows(cost, y, eta, r, x, column_sums, held):
+    """Set x so that the block's rows sum to r, whatever y is, and add its rows to ``column_sums``.
+
+    The rows themselves are written to ``held`` if it has any.
+    """
     n, m = cost.shape
+    holds = held.shape[0] > 0
     row = np.empty(m)
     for i in range(n):
         top = -np.inf
@@ -80,7 +85,38 @@ def normalise_rows(cost, y, eta, r, x, column_sums):
         scale = r[i] / total
         x[i] = (np.log(scale) + 1.0) / eta - top
         for j in range(m):
-            column_sums[j] += scale * row[j]
+            row[j] *= scale
+            column_sums[j] += row[j]
+        if holds:
+            held[i] = row
+
+
+@njit(fastmath=FAST, cache=True)
+def scale_rows(plan, v, r, u, column_sums):
+    """Set u so that the rows of diag(u) P diag(v) sum to r, and ``column_sums`` to the sums of diag(u) P."""
+    n, m = plan.shape
+    column_sums[:] = 0.0
+    for i in range(n):
+        total = 0.0
+        for j in range(m):
+            total += plan[i, j] * v[j]
+        u[i] = r[i] / total
+        for j in range(m):
+            column_sums[j] += u[i] * plan[i, j]
+
+
+@njit(fastmath=FAST, cache=True)
+def scaled_sums(plan, u, v, row_sums, column_sums):
+    """Set the row and column sums of diag(u) P diag(v)."""
+    n, m = plan.shape
+    column_sums[:] = 0.0
+    for i in range(n):
+        total = 0.0
+        for j in range(m):
+            p = plan[i, j] * v[j]
+            total += p
+            column_sums[j] += u[i] * p
+        row_sums[i] = u[i] * total
 
 
 @njit(fastmath=FAST, cache=True)
@@ -150,17 +186,6 @@ def fill_above(cost, x, y, eta, log_threshold, starts, columns, values):
                 columns[k] = j
                 values[k] = _exp((x[i] + y[j] - cost[i, j]) * eta - 1.0)
                 k += 1
-
-
-@njit(fastmath=FAST, cache=True)
-def transport_cost(cost, x, y, eta):
-    """Return the block's <C, P>."""
-    n, m = cost.shape
-    total = 0.0
-    for i in range(n):
-        for j in range(m):
-            total += cost[i, j] * _exp((x[i] + y[j] - cost[i, j]) * eta - 1.0)
-    return total
 
 
 @njit(fastmath=FAST, cache=True)

@@ -116,7 +116,7 @@ def _sorted_with_levels(x: Tensor, weights: Tensor | None) -> tuple[Tensor, Tens
     return values, levels / levels[..., -1:]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=8)
 def _merged_jumps(n: int, m: int) -> tuple[Any, Any, Any]:
     """Merge the levels i/n and j/m in integer arithmetic: which samples face each other, over which width."""
     jumps = np.union1d(np.arange(1, n + 1) * m, np.arange(1, m + 1) * n)

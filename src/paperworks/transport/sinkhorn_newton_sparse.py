@@ -38,7 +38,7 @@ from paperworks.transport._entropic_newton import (
     verdict,
 )
 from paperworks.transport._entropic_point_clouds import PointCloudValue, spread
-from paperworks.transport._gibbs_plans import DeviceCost, GibbsPlan, Vector, dense_cost
+from paperworks.transport._gibbs_plans import GibbsPlan, Vector, gibbs_plan
 
 __all__ = [
     "OptimalTransportResult",
@@ -72,7 +72,8 @@ class OptimalTransportResult(OptimizeResult):
     marginal_error : float
         L1 error of both marginals together, as a share of the total mass.
     n_sinkhorn, n_newton, n_linear_iterations, n_passes : int
-        Sweeps, Newton trial steps (rejected ones included), conjugate-gradient iterations, passes of exp over n x m.
+        Sweeps, Newton trial steps (rejected ones included), conjugate-gradient iterations, and passes of exp over
+        n x m: a plan is held and scaled, P -> diag(u) P diag(v), as long as that is exact.
     n_nonzeros : list of int
         Entries kept at each Newton step.
     history : list of dict
@@ -564,27 +565,24 @@ def _solve_one(
     values = cost.detach().double()
     if rows.size < values.shape[0] or columns.size < values.shape[1]:
         values = values[torch.from_numpy(rows)][:, torch.from_numpy(columns)]
-    plan: GibbsPlan
-    if values.device.type == "cpu":
-        plan = dense_cost(np.ascontiguousarray(values.numpy()), 1.0 / regularization)
-    else:
-        plan = DeviceCost(values.contiguous(), 1.0 / regularization, max_memory)
+    plan = gibbs_plan(values, 1.0 / regularization, max_memory)
     run = new_run(regularization, tol, max_memory, verbose)
     state = solve(plan, weights_r[rows], weights_c[columns], run, start[columns])
     # The potentials' common shift leaves the plan unchanged; choose r.x = c.y.
     shift = 0.5 * float(weights_c[columns] @ state.y - weights_r[rows] @ state.x)
     x, y = state.x + shift, state.y - shift
-    matrix = plan.plan(x, y)
-    matrix = torch.as_tensor(matrix).to(cost.device)
+    matrix = torch.as_tensor(plan.plan(x, y))
     row_error = np.abs(weights_r[rows] - matrix.sum(1).cpu().numpy()).sum()
     error = float(row_error + np.abs(weights_c[columns] - matrix.sum(0).cpu().numpy()).sum())
-    value = mass * plan.transport_cost(x, y)
+    value = mass * float(torch.dot(values.reshape(-1), matrix.reshape(-1)))
     # sum P log P = sum P (eta (x + y - C) - 1), and the whole plan weighs `mass`.
     x += 0.5 * regularization * np.log(mass)
     y += 0.5 * regularization * np.log(mass)
     dual_source, dual_target = spread(x, rows, len(weights_r), cost), spread(y, columns, len(weights_c), cost)
-    full = torch.zeros(cost.shape, dtype=torch.float64, device=cost.device)
-    full[torch.from_numpy(rows)[:, None], torch.from_numpy(columns)] = matrix * mass
+    full = matrix.mul_(mass)
+    if full.shape != cost.shape:
+        full = torch.zeros(cost.shape, dtype=torch.float64, device=cost.device)
+        full[torch.from_numpy(rows)[:, None], torch.from_numpy(columns)] = matrix
     objective = mass * float(weights_r[rows] @ x + weights_c[columns] @ y - regularization)
     converged, message = verdict(error, tol, run)
     return {
@@ -597,7 +595,7 @@ def _solve_one(
         "n_sinkhorn": run.n_sinkhorn,
         "n_newton": run.n_newton,
         "n_linear_iterations": run.n_linear_iterations,
-        "n_passes": run.n_passes,
+        "n_passes": plan.n_passes,
         "n_nonzeros": run.n_nonzeros,
         "history": run.history,
         "converged": converged,
