@@ -40,6 +40,14 @@ class Run:
     n_nonzeros: list[int] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     stalled: bool = False
+    n_idle: int = 0
+
+    def accept(self, state: "State", trial: "State") -> "State":
+        """Go on from ``trial``; ten steps in a row that change nothing but rounding are a stall."""
+        idle = trial.objective - state.objective <= ROUNDING * abs(state.objective) and trial.error > 0.5 * state.error
+        self.n_idle = self.n_idle + 1 if idle else 0
+        self.stalled = self.n_idle >= 10
+        return trial
 
     def record(self, stage: str, error: float, nonzeros: int = 0, iterations: int = 0, step: float = 1.0) -> None:
         seconds = perf_counter() - self.started
@@ -129,7 +137,7 @@ def damped_newton(
             accepted = _rises(state, trial, ARMIJO * float(gradient @ step))
             run.record("newton", min(trial.error, state.error), kept.n_nonzeros, iterations, float(accepted))
             if accepted:
-                state, damping = trial, max(damping / 5.0, DAMPING_LEAST)
+                state, damping = run.accept(state, trial), max(damping / 5.0, DAMPING_LEAST)
                 break
             damping = max(8.0 * damping, DAMPING_REJECTED)
             if damping > DAMPING_MOST:
@@ -167,7 +175,7 @@ def newton_of_the_paper(
                 "newton", trial.error if accepted else state.error, kept.n_nonzeros, iterations, alpha * accepted
             )
             if accepted:
-                state = trial
+                state = run.accept(state, trial)
                 break
             alpha /= 2.0
             if alpha < 1e-12:

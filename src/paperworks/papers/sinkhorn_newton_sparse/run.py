@@ -15,6 +15,7 @@ from paperworks._random import numpy_generator
 from paperworks.transport import OptimalTransportResult, sinkhorn_newton
 
 Image = NDArray[np.float64]
+Metric = Literal["sqeuclidean", "cityblock"]
 LARGEST_GRID = 10_000
 
 
@@ -24,7 +25,7 @@ def run(
     source: Path | None = None,
     target: Path | None = None,
     regularization: float | None = None,
-    metric: Literal["sqeuclidean", "cityblock"] = "sqeuclidean",
+    metric: Metric = "sqeuclidean",
     sweeps: int = 20,
     max_newton: int = 2000,
     tol: float = 1e-9,
@@ -100,7 +101,7 @@ def _pictures(files: tuple[Path, ...]) -> tuple[list[Image], str]:
     return images, f"{files[0]} and {files[1]}"
 
 
-def _distances(x: Image, y: Image, metric: str) -> Image:
+def _distances(x: Image, y: Image, metric: Metric) -> Image:
     if x.shape[1] != y.shape[1]:
         raise InputError(f"points must have the same number of columns, got {x.shape[1]} and {y.shape[1]}")
     from scipy.spatial.distance import cdist
@@ -108,7 +109,7 @@ def _distances(x: Image, y: Image, metric: str) -> Image:
     return cdist(x, y, metric)
 
 
-def _move_pixels(pictures: list[Image], names: str, solve: Any, metric: str, out: Path) -> dict[str, Any]:
+def _move_pixels(pictures: list[Image], names: str, solve: Any, metric: Metric, out: Path) -> dict[str, Any]:
     height, width = pictures[0].shape
     if pictures[0].shape != pictures[1].shape:
         raise InputError(f"grey pictures must have one size, got {pictures[0].shape} and {pictures[1].shape}")
@@ -135,7 +136,7 @@ def _keep(result: OptimalTransportResult, shape: tuple[int, ...], names: str, ou
 
 
 def _recolour(
-    pictures: list[Image], names: str, solve: Any, metric: str, n_colours: int, seed: int, out: Path
+    pictures: list[Image], names: str, solve: Any, metric: Metric, n_colours: int, seed: int, out: Path
 ) -> dict[str, Any]:
     """Carry the first picture's colours to the second's by the entropic map, which is defined for every colour."""
     if n_colours < 2:
@@ -143,13 +144,13 @@ def _recolour(
     generator = numpy_generator(seed)
     clouds = [picture.reshape(-1, 3) for picture in pictures]
     drawn = [cloud[generator.choice(len(cloud), min(n_colours, len(cloud)), replace=False)] for cloud in clouds]
-    cost = _distances(*drawn, metric)
+    cost = _distances(drawn[0], drawn[1], metric)
     result = solve(cost, None, None)
     recoloured = _entropic_map(clouds[0], drawn[1], result.dual_target, result.regularization, metric)
     return _keep_picture(pictures, recoloured.reshape(pictures[0].shape), result, names, out)
 
 
-def _entropic_map(points: Image, targets: Image, dual: Image, regularization: float, metric: str) -> Image:
+def _entropic_map(points: Image, targets: Image, dual: Image, regularization: float, metric: Metric) -> Image:
     """T(x) = sum_j y_j softmax_j((dual_j - c(x, y_j)) / regularization), in float32: colours have 8 bits."""
     # A picture has fewer colours than pixels.
     colours, place = np.unique((points * 255).round().astype(np.uint8), axis=0, return_inverse=True)
