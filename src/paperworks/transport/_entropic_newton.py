@@ -40,13 +40,18 @@ class Run:
     n_nonzeros: list[int] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
     stalled: bool = False
+    least_error: float = float("inf")
     n_idle: int = 0
 
     def accept(self, state: "State", trial: "State") -> "State":
-        """Go on from ``trial``; ten steps in a row that change nothing but rounding are a stall."""
-        idle = trial.objective - state.objective <= ROUNDING * abs(state.objective) and trial.error > 0.5 * state.error
-        self.n_idle = self.n_idle + 1 if idle else 0
-        self.stalled = self.n_idle >= 10
+        """Go on from ``trial``; thirty steps that gain neither in f nor in the error are a stall."""
+        gains = trial.objective - state.objective > ROUNDING * abs(state.objective)
+        if gains or trial.error < 0.9 * self.least_error:
+            self.n_idle = 0
+        else:
+            self.n_idle += 1
+        self.least_error = min(self.least_error, trial.error)
+        self.stalled = self.n_idle >= 30
         return trial
 
     def record(self, stage: str, error: float, nonzeros: int = 0, iterations: int = 0, step: float = 1.0) -> None:
