@@ -124,8 +124,8 @@ def check(
     """
     from paperworks.cli._check import check_papers
 
-    options = {"scale": scale, "workers": workers, "scheduler": scheduler, "ledger": ledger, "time_limit": time_limit}
-    return check_papers(slugs, family, everything=all, strict=strict, **options)
+    options = {"scale": scale, "workers": workers, "scheduler": scheduler, "time_limit": time_limit}
+    return check_papers(slugs, family, everything=all, strict=strict, ledger=ledger, options=options)
 
 
 @app.command(help_flags=[])
@@ -191,10 +191,14 @@ def get(*names: str) -> int:
     names
         Data sets, as `paperworks data list` names them.
     """
-    from paperworks.datasets import fetch
+    from paperworks.datasets import UnavailableError, fetch
 
-    for name in names:
-        print(f"{name}: {fetch(name)}")
+    try:
+        for name in names:
+            print(f"{name}: {fetch(name)}")
+    except (UnavailableError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -39,7 +39,8 @@ def check_papers(
         for family in families:
             claims += [claim for claim in select(family=family) if claim not in claims]
     ledger = ledger or default_ledger()
-    console, start, found = Console(highlight=False), monotonic(), []
+    console, start = Console(highlight=False), monotonic()
+    found: list[Verdict] = []
     try:
         with Live(console=console, refresh_per_second=8, transient=True) as live:
             live.update(Text(f"  {len(claims)} claims to measure"))
@@ -109,7 +110,7 @@ def line(verdict: Verdict, width: int) -> Text:
 
 def summary(found: Sequence[Verdict]) -> str:
     """Count the outcomes, as in ``3 hold, 1 fails, 0 skipped, 0 errors``."""
-    counts = Counter(each.outcome for each in found)
+    counts: Counter[str] = Counter(each.outcome for each in found)
 
     def count(outcome: str, one: str, several: str) -> str:
         return f"{counts[outcome]} {one if counts[outcome] == 1 else several}"

@@ -146,18 +146,15 @@ class _NumpySort(torch.autograd.Function):
     """`torch.sort` along the last dimension by NumPy's vectorised argsort; the permutation is kept as int32."""
 
     @staticmethod
-    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         values = x.detach().numpy()
-        order = np.argsort(values, axis=-1)
-        return torch.from_numpy(np.take_along_axis(values, order, axis=-1)), torch.from_numpy(order)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
-        order = output[1]
+        positions = np.argsort(values, axis=-1)
+        order = torch.from_numpy(positions)
         ctx.mark_non_differentiable(order)
         ctx.save_for_backward(order.to(torch.int32) if order.shape[-1] < 2**31 else order)
+        return torch.from_numpy(np.take_along_axis(values, positions, axis=-1)), order
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+    def backward(ctx: Any, *slopes: Tensor) -> Tensor:
         (order,) = ctx.saved_tensors
-        return torch.zeros_like(grads[0]).scatter(-1, order.long(), grads[0])
+        return torch.zeros_like(slopes[0]).scatter(-1, order.long(), slopes[0])
