@@ -1,7 +1,9 @@
 """Lazy families: ``paperworks.transport.sinkhorn_newton`` finds its module through the cards."""
 
+import sys
 from collections.abc import Callable
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 
@@ -13,20 +15,32 @@ def lazy_family(family: str) -> tuple[Callable[[str], Any], Callable[[], list[st
     family : str
         Name of the family, which is the name of its package.
     """
-
-    def modules() -> dict[str, str]:
-        from paperworks.catalog import cards
-
-        return {name: card.module for card in cards(family=family) for name in card.public}
+    sys.modules[f"paperworks.{family}"].__class__ = _Family
 
     def __getattr__(name: str) -> Any:
         # Names with an underscore are never public; asking the cards for them would recurse through the import system.
-        module = None if name.startswith("_") else modules().get(name)
+        module = None if name.startswith("_") else _modules(family).get(name)
         if module is None:
             raise AttributeError(f"module 'paperworks.{family}' has no attribute {name!r}")
         return getattr(import_module(module), name)
 
     def __dir__() -> list[str]:
-        return sorted(modules())
+        return sorted(_modules(family))
 
     return __getattr__, __dir__
+
+
+def _modules(family: str) -> dict[str, str]:
+    from paperworks.catalog import cards
+
+    return {name: card.module for card in cards(family=family) for name in card.public}
+
+
+class _Family(ModuleType):
+    """A package in which a public name wins over the module of the same name that holds it."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # The import system binds `paperworks.transport.monge_gap`, the module, when it is first imported.
+        if isinstance(value, ModuleType) and _modules(self.__name__.rpartition(".")[2]).get(name) == value.__name__:
+            value = getattr(value, name)
+        super().__setattr__(name, value)

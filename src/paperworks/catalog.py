@@ -4,6 +4,7 @@ A card is ``papers/<name>/card.toml``. Adding that file is all it takes for a pa
 and checked.
 """
 
+import os
 import re
 import tomllib
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from math import log
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Card", "CardError", "UnknownPaperError", "card", "cards", "families", "read_card", "search"]
+__all__ = ["Card", "CardError", "UnknownPaperError", "card", "cards", "families", "folders", "read_card", "search"]
 
 PAPERS = Path(__file__).parent / "papers"
 
@@ -94,7 +95,7 @@ class Card:
         return f"https://arxiv.org/abs/{self.arxiv}"
 
 
-_KINDS: dict[str, type[str] | type[int] | type[list[str]]] = {
+_KINDS: dict[str, Any] = {
     "slug": str, "title": str, "authors": list, "arxiv": str, "venue": str, "year": int, "family": str, "summary": str,
     "public": list, "tags": list, "peers": list, "cost": str, "example": str, "authors_code": str,
 }  # fmt: skip
@@ -157,9 +158,21 @@ def _tidy(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value.strip() if isinstance(value, str) else value
 
 
+def folders() -> tuple[Path, ...]:
+    """Folders that hold papers: the package's own, and those of the environment variable ``PAPERWORKS_PAPERS``.
+
+    Returns
+    -------
+    tuple of Path
+        The folders.
+    """
+    further = os.environ.get("PAPERWORKS_PAPERS", "")
+    return (PAPERS, *(Path(folder) for folder in further.split(os.pathsep) if folder))
+
+
 @cache
-def _all_cards(folder: Path) -> tuple[Card, ...]:
-    found = (read_card(path) for path in folder.glob("*/card.toml"))
+def _all_cards(where: tuple[Path, ...]) -> tuple[Card, ...]:
+    found = (read_card(path) for folder in where for path in folder.glob("*/card.toml"))
     return tuple(sorted(found, key=lambda each: (each.family, each.slug)))
 
 
@@ -181,7 +194,7 @@ def cards(*, family: str | None = None) -> tuple[Card, ...]:
     UnknownPaperError
         If no paper belongs to ``family``.
     """
-    everything = _all_cards(PAPERS)
+    everything = _all_cards(folders())
     if family is None:
         return everything
     chosen = tuple(each for each in everything if each.family == family)
@@ -198,7 +211,7 @@ def families() -> tuple[str, ...]:
     tuple of str
         Family names, sorted.
     """
-    return tuple(sorted({each.family for each in _all_cards(PAPERS)}))
+    return tuple(sorted({each.family for each in _all_cards(folders())}))
 
 
 def card(slug: str) -> Card:

@@ -27,7 +27,7 @@ def check_papers(
     everything: bool,
     strict: bool,
     ledger: Path | None,
-    **options: Any,
+    options: dict[str, Any],
 ) -> int:
     """Measure the claims and return the exit status; see `paperworks.cli.check`."""
     if not (slugs or families or everything):

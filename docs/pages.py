@@ -1,0 +1,108 @@
+"""Pages and tables that are generated from the cards and the ledger: ``python docs/pages.py`` writes the README's."""
+
+import shutil
+import sys
+from collections import Counter
+from importlib import import_module
+from inspect import isclass
+from pathlib import Path
+
+from paperworks.catalog import Card, cards, families
+from paperworks.claims import Verdict, latest, read_ledger
+
+DOCS = Path(__file__).parent
+README = DOCS.parent / "README.md"
+LEDGER = DOCS / "ledger.jsonl"
+START, END = "<!-- {} starts: written by docs/pages.py -->", "<!-- {} ends -->"
+MARKS = {"holds": "holds", "fails": "**fails**", "skipped": "skipped", "error": "**error**"}
+
+
+def recorded(card: Card) -> list[Verdict]:
+    """Newest verdict of each claim of a paper."""
+    return [each for (slug, _), each in latest(read_ledger(LEDGER)).items() if slug == card.slug]
+
+
+def papers_table() -> str:
+    """Papers by family, with what became of their claims."""
+    lines = ["| paper | what it does | claims here |", "|---|---|---|"]
+    for card in cards():
+        counts = Counter(each.outcome for each in recorded(card))
+        outcome = ", ".join(f"{counts[key]} {word}" for key, word in _WORDS if counts[key]) or "not measured yet"
+        first = card.summary.replace("\n", " ").split(". ")[0].rstrip(".")
+        lines.append(f"| [{card.slug}]({card.url}) ({card.venue}) | {first}. | {outcome} |")
+    return "\n".join(lines)
+
+
+_WORDS = (("holds", "hold"), ("fails", "fail"), ("skipped", "skipped"), ("error", "error"))
+
+
+def claims_table(verdicts: list[Verdict]) -> str:
+    """One row a claim: published, measured, held to, verdict."""
+    lines = ["| claim | published | measured | held to | verdict |", "|---|---|---|---|---|"]
+    for each in verdicts:
+        criteria = "<br>".join(f"{one.name}: {one}" for one in each.criteria)
+        note = f"<br>{each.note}" if each.note and each.outcome != "holds" else ""
+        proxy = f"<br>proxy: {each.proxy}" if each.proxy else ""
+        cells = [f"{each.title} ({each.where}){proxy}", each.published, each.measured + note, criteria]
+        cells.append(MARKS[each.outcome])
+        lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+    return "\n".join(lines)
+
+
+def write_readme() -> None:
+    """Put the tables between their marks."""
+    text = README.read_text(encoding="utf-8")
+    README.write_text(with_tables(text), encoding="utf-8")
+
+
+def with_tables(text: str) -> str:
+    """Return the README with its tables made anew."""
+    for name, table in {"table of papers": papers_table()}.items():
+        start, end = START.format(name), END.format(name)
+        before, rest = text.split(start)
+        _, after = rest.split(end)
+        text = f"{before}{start}\n{table}\n{end}{after}"
+    return text
+
+
+def write_paper_pages() -> None:
+    """Write one page a paper, and one a family that lists them."""
+    folder = DOCS / "papers"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    index = ["# Papers", ""]
+    for family in families():
+        index += [f"## {family.capitalize()}", "", "```{toctree}", ":maxdepth: 1", ""]
+        for card in cards(family=family):
+            (folder / f"{card.slug}.md").write_text(_page(card), encoding="utf-8")
+            index.append(card.slug)
+        index += ["```", ""]
+    (folder / "index.md").write_text("\n".join(index), encoding="utf-8")
+
+
+def _page(card: Card) -> str:
+    verdicts = recorded(card)
+    lines = [
+        f"# {card.slug}",
+        "",
+        f"*{card.title}*. {', '.join(card.authors)}. {card.venue}. [arXiv {card.arxiv}]({card.url})",
+    ]
+    if card.authors_code:
+        lines += ["", f"Authors' code: {card.authors_code}"]
+    lines += ["", card.summary, "", f"**Cost.** {card.cost}.", "", "```python", card.example, "```", ""]
+    lines += ["```sh", f"paperworks run {card.slug} FILES... --out DIR", f"paperworks check {card.slug}", "```", ""]
+    lines += ["## Claims", "", claims_table(verdicts) if verdicts else "Not measured yet.", "", "## Reference", ""]
+    module = import_module(card.module)
+    for name in card.public:
+        lines += [f"### {name}", "", "```{eval-rst}", f".. currentmodule:: {card.module}"]
+        if isclass(getattr(module, name)):
+            lines += [f".. autoclass:: {name}", "   :members:", "   :show-inheritance:"]
+        else:
+            lines += [f".. autofunction:: {name}"]
+        lines += ["```", ""]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    write_readme()
+    sys.stdout.write(f"wrote the tables of {README.name}\n")

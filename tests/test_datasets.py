@@ -1,0 +1,162 @@
+import gzip
+import hashlib
+import io
+import struct
+import tarfile
+import zipfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from paperworks import datasets
+from paperworks.datasets import UnavailableError, _fetching, _loaders, _sources
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("PAPERWORKS_DATA", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_what_dependencies_carry_is_here_at_once():
+    digits = datasets.load_digits()
+    assert digits.data.shape == (1797, 1, 8, 8)
+    assert (digits.data.min(), digits.data.max()) == (0.0, 1.0)
+    pictures = datasets.load_china_flower()
+    assert pictures.data.shape == (2, 3, 427, 640)
+    assert pictures.target_names == ("china", "flower")
+    assert pictures.source.present
+
+
+def test_every_row_is_pinned_and_licensed():
+    for each in datasets.catalog():
+        assert each.licence
+        assert each.title
+        if each.manager != "bundled":
+            assert len(each.sha256) == 64
+            assert each.version in each.file
+            assert each.members
+            assert not each.present
+        assert hasattr(datasets, f"load_{each.name}")
+
+
+def test_an_unknown_name_lists_those_there_are():
+    with pytest.raises(ValueError, match=r"no data set 'mnist'; there are digits"):
+        datasets.fetch("mnist")
+
+
+@pytest.mark.parametrize("kind", ["wheel", "source", "deb"])
+def test_members_are_unpacked_by_their_names(tmp_path, kind):
+    content, package = b"the data", tmp_path / f"package.{ {'wheel': 'whl', 'source': 'tar.gz', 'deb': 'deb'}[kind] }"
+    if kind == "wheel":
+        with zipfile.ZipFile(package, "w") as archive:
+            archive.writestr("deep/data.txt", content)
+            archive.writestr("deep/other.txt", b"not wanted")
+    elif kind == "source":
+        _write_tar(package, "deep/data.txt", content, "w:gz")
+    else:
+        pytest.importorskip("shutil").which("dpkg-deb") or pytest.skip("dpkg-deb is not here")
+        _write_deb(package, tmp_path, content)
+    row = replace(datasets.source("photographs"), members=("./deep/data.txt" if kind == "deb" else "deep/data.txt",))
+    (tmp_path / "unpacked").mkdir()
+    _fetching._unpack(row, package, tmp_path / "unpacked")
+    assert [path.name for path in (tmp_path / "unpacked").iterdir()] == ["data.txt"]
+    assert (tmp_path / "unpacked" / "data.txt").read_bytes() == content
+
+
+def _write_tar(path, name, content, mode):
+    with tarfile.open(path, mode) as archive:
+        member = tarfile.TarInfo(name)
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+
+
+def _write_deb(path, tmp_path, content):
+    _write_tar(tmp_path / "data.tar.gz", "./deep/data.txt", content, "w:gz")
+    _write_tar(tmp_path / "control.tar.gz", "./control", b"Package: x\nVersion: 1\nArchitecture: all\n", "w:gz")
+    parts = [("debian-binary", b"2.0\n"), ("control.tar.gz", None), ("data.tar.gz", None)]
+    with path.open("wb") as file:
+        file.write(b"!<arch>\n")
+        for name, body in parts:
+            body = body or (tmp_path / name).read_bytes()
+            file.write(f"{name:<16}{0:<12}{0:<6}{0:<6}{'100644':<8}{len(body):<10}`\n".encode())
+            file.write(body + b"\n" * (len(body) % 2))
+
+
+def test_a_package_that_is_not_the_pinned_one_is_refused(tmp_path):
+    package = tmp_path / "package.whl"
+    package.write_bytes(b"something else")
+    row = datasets.source("photographs")
+    with pytest.raises(UnavailableError, match=r"scikit-image 0.26.0 through pip: its SHA-256 is"):
+        _fetching._check(row, package)
+    _fetching._check(replace(row, sha256=hashlib.sha256(b"something else").hexdigest()), package)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["no-such-package-manager"], "no-such-package-manager is not on this machine"),
+        (["sh", "-c", "echo 'ERROR: No matching distribution' >&2; echo note >&2; exit 1"], "No matching distribution"),
+    ],
+)
+def test_a_manager_that_fails_is_one_clear_error(command, message):
+    with pytest.raises(UnavailableError, match=message) as caught:
+        _fetching._run(datasets.source("blogcatalog"), command)
+    assert "package pgl 2.2.6" in str(caught.value)
+
+
+def test_offline_says_which_package_and_leaves_nothing(folder, monkeypatch):
+    # An index that is not there stands for a machine without a network.
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    with pytest.raises(UnavailableError, match=r"data set photographs can't be had: package scikit-image 0.26.0"):
+        datasets.load_photographs()
+    assert list(folder.iterdir()) == []
+
+
+def _place(name, files):
+    folder = _sources.source(name).folder
+    folder.mkdir(parents=True)
+    for file, content in files.items():
+        (folder / file).write_bytes(content)
+
+
+def _idx(array):
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+    return gzip.compress(header + array.astype(np.uint8).tobytes())
+
+
+def test_fashion_mnist_is_read_as_pictures():
+    pixels = np.arange(3 * 28 * 28).reshape(3, 28, 28) % 256
+    _place(
+        "fashion_mnist", {"t10k-images-idx3-ubyte.gz": _idx(pixels), "t10k-labels-idx1-ubyte.gz": _idx(np.arange(3))}
+    )
+    found = datasets.load_fashion_mnist("test")
+    assert found.data.shape == (3, 1, 28, 28)
+    np.testing.assert_allclose(found.data[1, 0], pixels[1] / 255.0, rtol=1e-6)
+    np.testing.assert_array_equal(found.target, [0, 1, 2])
+    assert len(found.target_names) == 10
+    with pytest.raises(ValueError, match="subset must be"):
+        datasets.load_fashion_mnist("validation")
+
+
+def test_blogcatalog_is_a_symmetric_graph_with_several_labels():
+    _place("blogcatalog", {"edges.csv": b"1,2\n2,3\n", "group-edges.csv": b"1,1\n1,2\n3,2\n"})
+    found = datasets.load_blogcatalog()
+    np.testing.assert_array_equal(found.data.toarray(), [[0, 1, 0], [1, 0, 1], [0, 1, 0]])
+    np.testing.assert_array_equal(found.target, [[1, 1], [0, 0], [0, 1]])
+
+
+def test_photographs_keep_their_sizes():
+    picture = io.BytesIO()
+    Image.fromarray(np.full((4, 6, 3), 51, dtype=np.uint8)).save(picture, format="png")
+    _place("photographs", {"chelsea.png": picture.getvalue()})
+    found = datasets.load_photographs(["chelsea"])
+    assert found.data[0].shape == (3, 4, 6)
+    np.testing.assert_allclose(found.data[0], 0.2)
+    with pytest.raises(ValueError, match="no photograph 'lena'; there are astronaut, chelsea"):
+        datasets.load_photographs(["lena"])
+    assert _loaders.Dataset is datasets.Dataset
