@@ -24,12 +24,11 @@ def recorded(card: Card) -> list[Verdict]:
 
 def papers_table() -> str:
     """Papers by family, with what became of their claims."""
-    lines = ["| paper | what it does | claims here |", "|---|---|---|"]
+    lines = ["| paper | title | claims here |", "|---|---|---|"]
     for card in cards():
         counts = Counter(each.outcome for each in recorded(card))
         outcome = ", ".join(f"{counts[key]} {word}" for key, word in _WORDS if counts[key]) or "not measured yet"
-        first = card.summary.replace("\n", " ").split(". ")[0].rstrip(".")
-        lines.append(f"| [{card.slug}]({card.url}) ({card.venue}) | {first}. | {outcome} |")
+        lines.append(f"| `{card.slug}` | [{card.title}]({card.url}), {card.venue} | {outcome} |")
     return "\n".join(lines)
 
 
