@@ -55,9 +55,10 @@ def page(stored: dict[str, Any]) -> str:
     lines = [
         "# Races",
         "",
-        "Our methods and the libraries that users have today, side by side in one process: medians of several runs, after",
-        "one untimed run. A ratio above 1 means that ours is faster. Peak memory is the growth of the process in the",
-        "untimed run, which includes what a library loads or compiles when it is first used. `make bench` writes this page.",
+        "Our methods and the libraries that users have today, side by side in one process: medians of several runs,",
+        "after one untimed run. A ratio above 1 means that ours is faster. Peak memory is the growth of the process in",
+        "the untimed run, which includes what a library loads or compiles when it is first used. `make bench` writes",
+        "this page.",
         "",
     ]
     for slug, entry in stored.items():

@@ -29,6 +29,9 @@ html_show_sourcelink = False
 html_static_path = ["_static"]
 html_theme_options = {"navigation_with_keys": False, "show_prev_next": False, "secondary_sidebar_items": ["page-toc"]}
 autodoc_typehints = "none"
+# scikit-learn gives estimators these methods; they are its own to document.
+_REQUESTS = ("fit", "partial_fit", "predict", "transform", "inverse_transform", "score")
+autodoc_default_options = {"exclude-members": ", ".join(f"set_{name}_request" for name in _REQUESTS)}
 autosummary_generate = False
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False

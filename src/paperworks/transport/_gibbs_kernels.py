@@ -58,7 +58,7 @@ def _exp(u):
     p = p * r + _C2
     p = p * r + 1.0
     p = p * r + 1.0
-    bits = _bits_of_float(p) + (_bits_of_float(shifted) << 52)  # type: ignore[call-arg]
+    bits = _bits_of_float(p) + (_bits_of_float(shifted) << 52)
     return _float_of_bits(bits) if u > _LOWEST else 0.0
 
 
