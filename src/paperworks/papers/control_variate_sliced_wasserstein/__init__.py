@@ -1,0 +1,1 @@
+"""Sliced Wasserstein Estimation with Control Variates."""
