@@ -1,0 +1,1 @@
+"""Self-attention amortised distributional sliced Wasserstein: card, claims and command."""
