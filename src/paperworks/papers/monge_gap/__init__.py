@@ -1,0 +1,1 @@
+"""The Monge gap: card, claims and command."""
