@@ -1,0 +1,1 @@
+"""Learning to Normalize on the SPD Manifold under Bures-Wasserstein Geometry."""
