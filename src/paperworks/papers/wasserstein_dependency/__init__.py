@@ -1,0 +1,1 @@
+"""Wasserstein dependency measure for representation learning."""
