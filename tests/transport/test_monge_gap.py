@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch.autograd import gradcheck
 
 import paperworks.transport
@@ -583,7 +582,3 @@ class TestMongeMap:
             MongeMap().fit(x, generator.normal(size=(40, 3)))
         with pytest.raises(ValueError, match="relative_epsilon_fit needs a positive mean cost"):
             MongeMap(progress=False).fit(x, np.ones((40, 2)))
-
-    @parametrize_with_checks([MongeMap(**MongeMap._estimator_checks["parameters"])])
-    def test_scikit_learn(self, estimator, check):
-        check(estimator)

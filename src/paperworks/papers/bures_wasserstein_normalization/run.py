@@ -32,7 +32,7 @@ def run(
 
     Parameters
     ----------
-    *files : Path
+    files
         One file of covariance matrices of shape (samples, n, n), or of signals of shape (samples, channels, time) with
         ``--covariance``, as .npy or .npz; then, optionally, one of labels (.npy, .npz, .csv, .txt). Without files the
         region covariances of 400 of scikit-learn's handwritten digits are used.

@@ -71,9 +71,10 @@ def run(
 
     def solve(cost: Image, a: Image | None, b: Image | None) -> OptimalTransportResult:
         strength = float(cost.max()) / 1200 if regularization is None else regularization
-        return OptimalTransportResult(
-            **sinkhorn_newton(cost, a, b, regularization=strength, **options), regularization=strength
-        )
+        # How many steps it takes is not known before: the bar counts the problem that is being solved.
+        for _ in progress_bar(range(1), f"solving {cost.shape[0]:,} x {cost.shape[1]:,}"):
+            solved = sinkhorn_newton(cost, a, b, regularization=strength, **options)
+        return OptimalTransportResult(**solved, regularization=strength)
 
     kinds = {is_image(path) for path in files}
     if len(files) > 2 or len(kinds) > 1:
