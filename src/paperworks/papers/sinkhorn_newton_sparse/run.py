@@ -71,9 +71,10 @@ def run(
 
     def solve(cost: Image, a: Image | None, b: Image | None) -> OptimalTransportResult:
         strength = float(cost.max()) / 1200 if regularization is None else regularization
-        # How many steps it takes is not known before: the bar counts the problem that is being solved.
-        for _ in progress_bar(range(1), f"solving {cost.shape[0]:,} x {cost.shape[1]:,}"):
+        # How many steps it takes is not known before: the bar counts problems.
+        with progress_bar((), f"solving {cost.shape[0]:,} x {cost.shape[1]:,}", total=1) as bar:
             solved = sinkhorn_newton(cost, a, b, regularization=strength, **options)
+            bar.update()
         return OptimalTransportResult(**solved, regularization=strength)
 
     kinds = {is_image(path) for path in files}
