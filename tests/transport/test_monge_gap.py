@@ -444,6 +444,10 @@ class TestErrors:
             PNormCost(2, 0.5)
 
 
+def _to_the_line(x, y):
+    return (x.sum(dim=-1)[:, None] - y[:, 0]) ** 2
+
+
 SMALL = {"batch_size": 128, "hidden_sizes": (32, 32), "learning_rate": 5e-3, "random_state": 0, "progress": False}
 
 
@@ -499,6 +503,14 @@ class TestMongeMap:
         mapped = estimator.transform(x)
         np.testing.assert_allclose(np.linalg.norm(mapped, axis=1), 1)
         assert estimator.fitting_loss_ < 0.05
+
+    def test_maps_between_spaces_under_a_callable_cost(self, generator):
+        # For (x1 + x2 - y)^2 the optimal map from the plane to the line is monotone in x1 + x2.
+        x, y = generator.normal(size=(300, 2)), generator.uniform(size=300)
+        estimator = MongeMap(_to_the_line, initialization="random", n_iterations=250, **SMALL).fit(x, y)
+        mapped = estimator.transform(x)
+        assert mapped.shape == (300, 1)
+        assert np.corrcoef(np.argsort(np.argsort(x.sum(axis=1))), mapped[:, 0])[0, 1] > 0.97
 
     def test_structured_module(self, generator):
         x, y = generator.normal(size=(200, 2)), generator.normal(size=(200, 2)) + 2
@@ -580,5 +592,9 @@ class TestMongeMap:
         x = generator.normal(size=(40, 2))
         with pytest.raises(ValueError, match=r"y must have 2 columns as X has, got shape \(40, 3\)"):
             MongeMap().fit(x, generator.normal(size=(40, 3)))
+        with pytest.raises(ValueError, match="y must have 2 columns"):
+            MongeMap(_to_the_line, initialization="random", scale=True).fit(x, x[:, :1])
+        with pytest.raises(ValueError, match="initialization='identity' needs"):
+            MongeMap(_to_the_line).fit(x, x[:, :1])
         with pytest.raises(ValueError, match="relative_epsilon_fit needs a positive mean cost"):
             MongeMap(progress=False).fit(x, np.ones((40, 2)))

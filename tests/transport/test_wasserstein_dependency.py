@@ -8,7 +8,6 @@ import torch
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 from torch.autograd import gradcheck
 
@@ -689,12 +688,6 @@ class TestEncoder:
         norms = torch.tensor([0.5, 1.0, 3.0])
         assert slope_penalty(norms, two_sided=False).item() == pytest.approx(4 / 3)
         assert slope_penalty(norms, two_sided=True).item() == pytest.approx(4.25 / 3)
-
-    @parametrize_with_checks(
-        [WassersteinDependencyEncoder(**WassersteinDependencyEncoder._estimator_checks["parameters"])]
-    )
-    def test_scikit_learn(self, estimator, check):
-        check(estimator)
 
 
 def test_more_factors_survive_a_bounded_slope():
