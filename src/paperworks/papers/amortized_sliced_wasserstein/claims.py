@@ -39,7 +39,7 @@ def better_reconstructions(scale: Scale, seed: int) -> Measurement:
     """An autoencoder trained with the amortised distributional loss reconstructs clouds better than the same
     autoencoder trained with sliced, max-sliced or amortised max-sliced Wasserstein, by exact earth mover's distance.
     """
-    sizes = {"small": (512, 64, 10), "full": (2048, 256, 100)}
+    sizes = {"small": (512, 64, 8), "full": (2048, 256, 100)}
     n_train, n_points, n_epochs = sizes[scale]
     train, _ = make_shapes(n_train, n_points, random_state=1000 + seed)
     test, _ = make_shapes(128, n_points, random_state=2000 + seed)
@@ -78,7 +78,7 @@ def codes_for_classification(scale: Scale, seed: int) -> Measurement:
     """The codes of an autoencoder trained with the amortised distributional loss let a linear classifier do as well as
     or better than codes trained with sliced or max-sliced Wasserstein.
     """
-    n_train, n_points, n_epochs = {"small": (512, 64, 10), "full": (2048, 256, 100)}[scale]
+    n_train, n_points, n_epochs = {"small": (512, 64, 8), "full": (2048, 256, 100)}[scale]
     train, _ = make_shapes(n_train, n_points, random_state=3000 + seed)
     clouds, kinds = make_shapes(800, n_points, random_state=4000 + seed)
     figures = {}

@@ -20,7 +20,7 @@ from paperworks.transport import (
 
 PROXY = "grids of scikit-learn's 8 x 8 digits for grids of Omniglot characters"
 BATCH = 32
-STEPS = {"small": 900, "full": 20_000}
+STEPS = {"small": 700, "full": 20_000}
 
 
 @claim(
@@ -78,10 +78,14 @@ def bounded_slope_is_more_complete(scale: Scale, seed: int) -> Measurement:
         [
             # "Substantially" without a number: one factor in seven more, against the best of three plain ones.
             at_least("accuracy gained over the best plain contrast", mean["wpc"] - best, 0.15, across="mean"),
+            # The same with all else the same, which is the paper's own comparison.
+            at_least("accuracy gained, all else the same", mean["wpc"] - mean["cpc"], 0.15, across="mean"),
             # Complete means that no factor is left out: the worst one counts too.
             at_least("gained at the worst factor", found["wpc"].min() - found["cpc"].min(), 0.15, across="mean"),
         ],
         figures=mean | {"worst_wpc": float(found["wpc"].min()), "worst_cpc": float(found["cpc"].min())},
+        note="A plain contrast that is trained with smaller steps leaves out less: part of the gain with all else the "
+        "same comes back by tuning the plain side.",
     )
 
 
@@ -154,7 +158,7 @@ def minibatch_size(scale: Scale, seed: int) -> Measurement:
 @claim(
     "the bound on mutual information ends at the log of the batch",
     published="at most log n",
-    where="section 2, on contrastive predictive coding",
+    where="abstract; the bound of contrastive predictive coding",
     measured="{share_16:.2f}, {share_64:.2f}, {share_256:.2f} of log n with n = 16, 64, 256; the views share 13.8 nats",
     seeds=3,
     proxy=PROXY,
@@ -188,7 +192,7 @@ def bound_saturates(scale: Scale, seed: int) -> Measurement:
 @claim(
     "Wasserstein dependency measures dependence",
     published="W1 between the joint law and the product of marginals",
-    where="section 3",
+    where="definition of the dependency measure",
     measured="{exact_0:.3f}, {exact_3:.2f}, {exact_6:.2f}, {exact_9:.2f} at correlation 0, 0.3, 0.6, 0.9; the network "
     "finds {network_0:.3f} at 0 and {network_9:.2f} at 0.9",
     seeds=3,

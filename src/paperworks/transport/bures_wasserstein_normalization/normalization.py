@@ -225,8 +225,7 @@ class SPDBatchNorm(nn.Module):
             raise ValueError(f"X must hold at least two matrices in training, got shape {tuple(X.shape)}")
         M = _MetricRoots(self.log_metric, self.compute_dtype)
         P = M.pull(self._deform(P, floor))
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not by_batch):
-            G = geometry.mean(P.detach(), self.mean_iterations) if by_batch else self._running_mean(M, floor)
+        G = geometry.mean(P.detach(), self.mean_iterations) if by_batch else self._running_mean(M, floor)
         V = geometry.centre(P, G)
         if by_batch:
             variance = self._batch_variance(geometry, P, V)

@@ -156,12 +156,12 @@ def _control_variate_means(pair: Pair, control_variate: ControlVariate | None) -
     d = pair.x.shape[-1]
     lower = pair.shift.square().sum(dim=-1) / d
     upper = lower + pair.total_variance / d
-    means = torch.stack([lower, upper], dim=-1)
+    # Only the bounds in use are stacked: a gradient would visit the others for nothing.
+    bounds = {None: (), "lower": (lower,), "upper": (upper,), "both": (lower, upper)}[control_variate]
+    means = torch.stack(bounds, dim=-1) if bounds else lower.new_empty((*lower.shape, 0))
     few = 32 * torch.finfo(pair.x.dtype).eps
     # Means that differ by rounding, some eps of the clouds' own size, differ by eps^2 of it once squared.
-    rounding = (few * means + few**2 * upper[..., None]).detach()
-    used = {None: slice(0), "lower": slice(1), "upper": slice(1, 2), "both": slice(2)}[control_variate]
-    return means[..., used], rounding[..., used]
+    return means, few * means.detach() + few**2 * upper.detach()[..., None]
 
 
 def _mean_square(centred: Tensor, weights: Tensor | None) -> Tensor:

@@ -88,7 +88,7 @@ def relative_regularization(relative_epsilon: float, mean_cost: Tensor) -> Tenso
 def warn_unconverged(error: float, tol: float, stacklevel: int) -> None:
     """Say that Sinkhorn stopped above its tolerance."""
     warnings.warn(
-        f"the transport plan's marginal error is {error:.1e}, above tol={tol:g}; raise max_iter, tol or epsilon",
+        f"the transport plan's marginal error is {error:.1e}, above {tol:g}: more sweeps or a greater epsilon help",
         ConvergenceWarning,
         stacklevel=stacklevel + 1,
     )

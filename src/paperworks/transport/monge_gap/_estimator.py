@@ -30,6 +30,8 @@ from paperworks.transport.monge_gap._gap import sinkhorn_divergence
 from paperworks.transport.monge_gap._maps import SphereMap, identity_map, multilayer_perceptron
 
 TRAINING_TOLERANCE, TRAINING_SWEEPS = 1e-3, 1000
+# A batch's plan that stops a little early is noise among batches; one that stops above this is worth a warning.
+LARGEST_TRAINING_ERROR = 1e-2
 EVALUATION_TOLERANCE, EVALUATION_SWEEPS, EVALUATION_SAMPLES = 1e-6, 10_000, 1024
 GRADIENT_NORM = 10.0
 # Training ends early once the mean loss over 50 steps has stayed within 1e-4 of itself for 200 steps.
@@ -77,8 +79,8 @@ class MongeMap(TransformerMixin, BaseEstimator):
 
     with :math:`\Delta` the Sinkhorn divergence, which carries the source to the target, and :math:`M` the
     `monge_gap`, which keeps it from moving more than it must. The samples need no pairing. :math:`\lambda` multiplies
-    the gap in the cost's own units: scale it when the data are scaled. Defaults are those of the authors' tutorial,
-    save the initialisation.
+    the gap in the cost's own units: scale it when the data are scaled. The network, Adam's step, the batch and
+    the relative regularisations are by default those of the authors' tutorial.
 
     Parameters
     ----------
@@ -225,6 +227,8 @@ class MongeMap(TransformerMixin, BaseEstimator):
         seeds = numpy_generator(self.random_state).integers(2**31 - 1, size=2)
         module = self._build(source.shape[1], target.shape[1], int(seeds[0]))
         history, objective = self._train(module, source, target, rho, cost, fit_cost, strengths, int(seeds[1]))
+        if objective.worst_error > LARGEST_TRAINING_ERROR:
+            warn_unconverged(objective.worst_error, TRAINING_TOLERANCE, stacklevel=2)
         self.module_ = module.double().cpu().eval()
         self.loss_history_, self.n_iter_ = np.array(history), len(history)
         self.epsilon_fit_, self.epsilon_gap_ = float(objective.epsilon_fit), float(objective.epsilon_gap)
@@ -273,8 +277,8 @@ class MongeMap(TransformerMixin, BaseEstimator):
 
     def _check_parameters(self) -> NDArray[np.float64]:
         """Check the parameters and return the regularisation of each iteration."""
-        for name in ("n_iterations", "batch_size"):
-            check_integer(name, getattr(self, name), at_least=1 if name == "n_iterations" else 2)
+        check_integer("n_iterations", self.n_iterations)
+        check_integer("batch_size", self.batch_size, at_least=2)
         for name in ("learning_rate", "relative_epsilon_fit", "relative_epsilon_gap"):
             check_number(name, getattr(self, name), above=0)
         for width in self.hidden_sizes:
@@ -300,10 +304,10 @@ class MongeMap(TransformerMixin, BaseEstimator):
             )
         target = check_array(y, dtype=np.float64, ensure_2d=False, ensure_min_samples=2, input_name="y")
         target = target[:, None] if target.ndim == 1 else target
-        if target.shape[1] != self.n_features_in_ and not accepts_other_dimension(cost):
+        if target.shape[1] != self.n_features_in_ and (self.scale or not accepts_other_dimension(cost)):
             raise ValueError(
                 f"y must have {self.n_features_in_} columns as X has, got shape {target.shape}; "
-                "only a callable cost compares points of different dimension"
+                "only a callable cost, with scale=False, compares points of different dimension"
             )
         return target
 

@@ -107,7 +107,7 @@ class WassersteinDependencyEncoder(ClassNamePrefixFeaturesOutMixin, TransformerM
         The trained encoders, in float64 on the CPU, of scaled inputs.
     weight_ : ndarray of shape (n_components, n_components) or None
         The matrix W; None is the identity.
-    loss_history_, dependency_history_ : ndarray of shape (n_iter_,)
+    loss_history_, dependency_history_ : ndarray of shape (n_steps,)
         Loss and dependency of each step.
     gradient_norm_ : float
         The slope that 99 % of points between training pairs stay below, after training.
