@@ -172,7 +172,7 @@ def judge(
         criteria=criteria,
         figures=figures,
         curves=tuple(measurements[0].curves),
-        note=" ".join(notes),
+        note="\n".join(notes),
         traceback="",
         seeds=len(measurements),
         seconds=seconds,

@@ -104,7 +104,7 @@ def line(verdict: Verdict, width: int) -> Text:
     for each in unmet:
         text.append(f"\n          also not met: {each.name} {each}")
     if verdict.note and verdict.outcome != "holds":
-        text.append(f"\n          {verdict.note}", "dim")
+        text.append("".join(f"\n          {note}" for note in verdict.note.splitlines()), "dim")
     return text
 
 

@@ -91,6 +91,7 @@ def _pictures(verdict: Verdict) -> list[str]:
 def _svg(curves: Sequence[Curve], salt: str) -> str:
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
 
     # The salt keeps the ids of the page's pictures apart; text stays text, in the page's own font.
     with mpl.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}):
@@ -105,6 +106,11 @@ def _svg(curves: Sequence[Curve], salt: str) -> str:
         axis.set(xlabel=first.x_label, ylabel=first.y_label)
         axis.set_xscale("log" if first.log_x else "linear")
         axis.set_yscale("log" if first.log_y else "linear")
+        places = sorted({float(x) for curve in curves for x in curve.x})
+        if first.log_x and len(places) <= 8:
+            # Few places: name them, instead of the decades between which they lie.
+            axis.set_xticks(places, [format_number(x) for x in places])
+            axis.xaxis.set_minor_locator(NullLocator())
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25, linewidth=0.6)
         if len(curves) > 1:

@@ -39,7 +39,7 @@ def better_reconstructions(scale: Scale, seed: int) -> Measurement:
     """An autoencoder trained with the amortised distributional loss reconstructs clouds better than the same
     autoencoder trained with sliced, max-sliced or amortised max-sliced Wasserstein, by exact earth mover's distance.
     """
-    sizes = {"small": (512, 64, 8), "full": (2048, 256, 100)}
+    sizes = {"small": (512, 64, 10), "full": (2048, 256, 100)}
     n_train, n_points, n_epochs = sizes[scale]
     train, _ = make_shapes(n_train, n_points, random_state=1000 + seed)
     test, _ = make_shapes(128, n_points, random_state=2000 + seed)
@@ -53,16 +53,18 @@ def better_reconstructions(scale: Scale, seed: int) -> Measurement:
     others = min(figures["max_sw"], figures["a_sw"])
     return Measurement(
         [
-            # "Better": the direction alone, since the abstract gives no figure.
-            at_most("mean EMD, ratio to sliced", figures["av_dsw"] / figures["sw"], 1.0, unit="x"),
+            # "Better" without a figure in the abstract: the direction alone, but on every seed, so that a difference
+            # smaller than the spread over seeds does not pass for one.
+            at_most("mean EMD, ratio to sliced", figures["av_dsw"] / figures["sw"], 1.0, unit="x", across="every"),
             # The same, against the better one of the two losses that look along a single direction.
-            at_most("mean EMD, ratio to the best max-sliced", figures["av_dsw"] / others, 1.0, unit="x"),
+            at_most("mean EMD, ratio to max-sliced", figures["av_dsw"] / others, 1.0, unit="x", across="every"),
         ],
         figures=figures,
         curves=curves,
         note="The autoencoders' learning rate, one for all, and the rate of max-sliced ascent were chosen on another "
         "seed; kappa = 1 as released. In three dimensions uniform directions are already informative on shapes as "
-        "simple as these.",
+        "simple as these: the difference to sliced Wasserstein is smaller than the spread over seeds, and its sign "
+        "changes with the number of epochs.",
     )
 
 
@@ -78,7 +80,7 @@ def codes_for_classification(scale: Scale, seed: int) -> Measurement:
     """The codes of an autoencoder trained with the amortised distributional loss let a linear classifier do as well as
     or better than codes trained with sliced or max-sliced Wasserstein.
     """
-    n_train, n_points, n_epochs = {"small": (512, 64, 8), "full": (2048, 256, 100)}[scale]
+    n_train, n_points, n_epochs = {"small": (512, 64, 10), "full": (2048, 256, 100)}[scale]
     train, _ = make_shapes(n_train, n_points, random_state=3000 + seed)
     clouds, kinds = make_shapes(800, n_points, random_state=4000 + seed)
     figures = {}
@@ -181,7 +183,7 @@ def ascent_in_one_pass(scale: Scale, seed: int) -> Measurement:
     """An amortiser trained on other pairs predicts in one pass a location nearly as good as an ascent for each pair
     finds, at a fraction of its time.
     """
-    n_pairs, n_points, n_steps = {"small": (256, 64, 250), "full": (1024, 512, 3000)}[scale]
+    n_pairs, n_points, n_steps = {"small": (256, 64, 500), "full": (1024, 512, 3000)}[scale]
     x, y = _pairs(n_pairs, n_points, 5000 + seed)
     start = perf_counter()
     found = [_ascend(x, y, each) for each in range(5)]
@@ -210,7 +212,8 @@ def ascent_in_one_pass(scale: Scale, seed: int) -> Measurement:
         note="A(X) + A(Y) can't express a difference between X and Y. Where both clouds are displaced at random, the "
         "informative direction is the difference of their centres, and the symmetric amortiser finds next to none of "
         "it. The linear amortiser can, at the price of symmetry and of a fixed order of points. Where one cloud is "
-        "centred, training from some starts stays on a plateau, whence the median over seeds.",
+        "centred, training reaches some 80 % from some starts, and from others stays on a plateau near 30 % that more "
+        "steps and other rates don't leave.",
     )
 
 
