@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
+from paperworks._threads import one_thread
 from paperworks.claims import Curve, Measurement, Scale, at_least, at_most, claim
 from paperworks.transport import SPDBatchNorm, SPDNetClassifier, bures_wasserstein_distance, bures_wasserstein_mean
 
@@ -74,12 +75,8 @@ def _trained(
         progress=False,
         **options,
     )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         return network.fit(data[0], data[1])
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _compare(data: Data, hidden: int, rates: dict[Any, float], epochs: int, seed: int) -> Measurement:

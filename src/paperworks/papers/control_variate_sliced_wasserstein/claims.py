@@ -1,7 +1,5 @@
 """Claims of "Sliced Wasserstein Estimation with Control Variates"."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
@@ -10,6 +8,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from torch import nn
 
+from paperworks._threads import one_thread
 from paperworks.claims import Curve, Measurement, Scale, at_most, claim
 from paperworks.transport import (
     SlicedWassersteinLoss,
@@ -26,17 +25,6 @@ _ESTIMATORS: tuple[tuple[str, Literal["lower", "upper"] | None], ...] = (
 )
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch use one thread: these problems are too small for more, which would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 @claim(
     "lower variance on images",
     published="variance reduced considerably",
@@ -45,7 +33,7 @@ def _one_thread() -> Iterator[None]:
     seeds=3,
     proxy="8 x 8 digits of scikit-learn for the paper's images; squared error about 20,000 directions for variance",
 )
-@_one_thread()
+@one_thread()
 def lower_variance_on_images(scale: Scale, seed: int) -> Measurement:
     """With either control variate, estimates of the distance between sets of images vary considerably less."""
     repeats = 500 if scale == "small" else 5000
@@ -77,7 +65,7 @@ def lower_variance_on_images(scale: Scale, seed: int) -> Measurement:
     seeds=3,
     proxy="a torus and a shifted ellipsoid for the paper's scanned shapes",
 )
-@_one_thread()
+@one_thread()
 def lower_variance_on_point_clouds(scale: Scale, seed: int) -> Measurement:
     """With either control variate, estimates of the distance between two point clouds vary considerably less."""
     repeats = 200 if scale == "small" else 5000
@@ -108,7 +96,7 @@ def lower_variance_on_point_clouds(scale: Scale, seed: int) -> Measurement:
     seeds=3,
     proxy="a torus and an ellipsoid with equal means",
 )
-@_one_thread()
+@one_thread()
 def no_gain_where_the_means_agree(scale: Scale, seed: int) -> Measurement:
     """Where two clouds differ in shape alone, the control variates have little to remove; they must not do harm."""
     repeats = 500 if scale == "small" else 10_000
@@ -132,7 +120,7 @@ def no_gain_where_the_means_agree(scale: Scale, seed: int) -> Measurement:
     measured="W2 to the target after the last step {plain_last:.3f} plain, {lower_last:.3f} lower",
     proxy="a torus and an ellipsoid of 256 points for scanned shapes; a tenth of the steps, each ten times as long",
 )
-@_one_thread()
+@one_thread()
 def better_gradient_flow(scale: Scale, seed: int) -> Measurement:
     """Points that descend the corrected distance are nearer to their target than with plain sliced Wasserstein."""
     from scipy.optimize import linear_sum_assignment
@@ -188,7 +176,7 @@ def better_gradient_flow(scale: Scale, seed: int) -> Measurement:
     seeds=3,
     proxy="a small generator of 8 x 8 digits, compared in pixels, for adversarial networks on photographs",
 )
-@_one_thread()
+@one_thread()
 def better_generative_modelling(scale: Scale, seed: int) -> Measurement:
     """Generators that are trained on the corrected distances, 10 directions a step, come nearer to the data."""
     n_steps = 500 if scale == "small" else 5000

@@ -1,7 +1,6 @@
 """Claims of "The Monge Gap: A Regularizer to Learn All Transport Maps" (arXiv 2302.04953)."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from time import process_time
 
@@ -12,6 +11,7 @@ from scipy.linalg import sqrtm
 from torch import Tensor, nn
 from torch.nn.functional import linear, softplus
 
+from paperworks._threads import one_thread
 from paperworks.claims import Curve, Measurement, Scale, at_least, at_most, claim
 from paperworks.transport.monge_gap import MongeMap, PNormCost, monge_gap, sinkhorn_divergence
 
@@ -82,7 +82,7 @@ def regulariser_makes_a_network_optimal(scale: Scale, seed: int) -> Measurement:
         return estimator.fit(x, y).transform(fresh)
 
     # Without the gap the cost has no part in training: one network serves both comparisons.
-    with _one_thread():
+    with one_thread():
         free, square, plain = learned("sqeuclidean", 0.0), learned("sqeuclidean", 1.0), learned("euclidean", 2.0)
     gaps = {
         "free_square": _relative_gap(fresh, free, "sqeuclidean"),
@@ -132,7 +132,7 @@ def ahead_of_input_convex_networks(scale: Scale, seed: int) -> Measurement:
     for d in (2, 8, 16):
         x, y, fresh, truth, variance = _gaussian_pair(d, seed)
         # Settings of both solvers were chosen alike, each from a grid of some seven, on seeds 100 and 101.
-        with _one_thread():
+        with one_thread():
             spent, estimator = _timed(partial(_monge_map, x, y, seed), budget)
             convex = _convex_dual(x, y, spent, seed)
         for name, mapped in (("ours", estimator.transform(fresh)), ("convex", convex(fresh)), ("identity", fresh)):
@@ -187,7 +187,7 @@ def other_costs(scale: Scale, seed: int) -> Measurement:
     power = PNormCost(2, 1.5)
     # Quantiles of the target at the ranks of U[0, 1].
     truth = fresh**2 + 0.5
-    with _one_thread():
+    with one_thread():
         regularised, free = (learned(power, strength).transform(fresh) for strength in (1.0, 0.0))
         euclidean = _relative_gap(x[:1000], learned("euclidean", 1.0).transform(x[:1000]), "euclidean")
     figures = {
@@ -209,17 +209,6 @@ def other_costs(scale: Scale, seed: int) -> Measurement:
             for label, values in (("monotone map", truth), ("with the gap", regularised), ("without", free))
         ],
     )
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Keep torch to one thread, which is faster for batches this small and makes processor time comparable."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
 
 
 def _turn(angle: float) -> Points:

@@ -1,16 +1,15 @@
 """Claims of the Wasserstein dependency paper, re-checked through its public interface."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from math import log
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from paperworks._threads import one_thread
 from paperworks.claims import Curve, Measurement, Scale, at_least, at_most, claim
 from paperworks.transport import (
     WassersteinDependencyEncoder,
@@ -168,7 +167,7 @@ def bound_saturates(scale: Scale, seed: int) -> Measurement:
     steps = {16: 2000, 64: 700, 256: 250} if scale == "small" else dict.fromkeys((16, 64, 256), 5000)
     first, second, _ = make_spatial_multi_digits(1024, 6, random_state=np.random.default_rng(seed))
     shares, largest, curves = {}, 0.0, []
-    with _one_thread(scale):
+    with one_thread() if scale == "small" else nullcontext():
         for n, n_steps in steps.items():
             encoder = WassersteinDependencyEncoder(
                 "cpc", batch_size=n, n_iterations=n_steps, random_state=seed, progress=False
@@ -243,7 +242,7 @@ def _accuracies(
     first, second, _ = make_spatial_multi_digits(n_grids, cells, layout=layout, random_state=drawn)
     train, _, train_labels = make_spatial_multi_digits(1500, cells, layout=layout, random_state=drawn)
     test, _, test_labels = make_spatial_multi_digits(800, cells, layout=layout, split="test", random_state=drawn)
-    with _one_thread(scale):
+    with one_thread() if scale == "small" else nullcontext():
         encoder = WassersteinDependencyEncoder(objective, **options).fit(first, second)
         scaler = StandardScaler().fit(encoder.transform(train))
         codes = [scaler.transform(encoder.transform(views)) for views in (train, test)]
@@ -265,23 +264,12 @@ def _gaussian_pairs(n: int, rho: float, seed: int) -> tuple[NDArray[np.float64],
 
 def _network_estimate(n: int, rho: float, scale: Scale, seed: int) -> float:
     """The dual value on new pairs of a critic trained on n."""
-    with _one_thread(scale):
+    with one_thread() if scale == "small" else nullcontext():
         encoder = WassersteinDependencyEncoder(
             "wdm", 16, hidden_sizes=(64, 64), n_iterations=1000 if scale == "small" else 5000, random_state=seed,
             progress=False,
         ).fit(*_gaussian_pairs(n, rho, seed))  # fmt: skip
         return encoder.score(*_gaussian_pairs(4000, rho, seed + 1000))
-
-
-@contextmanager
-def _one_thread(scale: Scale) -> Iterator[None]:
-    """Train on one thread at scale small: these layers are too small to be shared between cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if scale == "small" else before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _accuracy_curve(label: str, found: dict[int, float]) -> Curve:
