@@ -29,7 +29,8 @@ def start_training(device: str | torch.device, *parts: Any) -> tuple[Accelerator
     parts : list
         The prepared modules and optimisers.
     """
-    accelerator = Accelerator(device_placement=False)
+    # Without a GPU, processes under torchrun find each other only if accelerate is told that the CPU is meant.
+    accelerator = Accelerator(device_placement=False, cpu=not torch.cuda.is_available())
     if accelerator.num_processes > 1:
         place = accelerator.device
     elif str(device) == "auto":

@@ -26,7 +26,7 @@ def run(
 
     Parameters
     ----------
-    *files : Path
+    files : Path
         Source and target, points as rows: .npy, .npz, .csv, .txt, .parquet, or a mesh's vertices (.ply, .obj, .off,
         .stl, .xyz). They need as many columns, not as many rows. Without files, scikit-learn's digits: zeros are
         carried to sixes in their first 8 principal components.

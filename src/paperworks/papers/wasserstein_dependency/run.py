@@ -31,7 +31,7 @@ def run(
 
     Parameters
     ----------
-    *files : Path
+    files : Path
         Two files of as many rows, .npy, .npz, .csv, .txt or .parquet: vectors (n, features) or images (n, channels,
         height, width). Or two folders of as many .png or .jpg pictures of one size, paired in the order of their
         names. Without files, grids of six of scikit-learn's digits, the second view showing the next digits.
