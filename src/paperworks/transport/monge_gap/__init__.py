@@ -10,25 +10,9 @@ References
 Théo Uscidda and Marco Cuturi. The Monge Gap: A Regularizer to Learn All Transport Maps. ICML 2023. arXiv 2302.04953.
 """
 
-import sys
-from types import ModuleType
-
 from paperworks.transport.monge_gap._costs import PNormCost
 from paperworks.transport.monge_gap._estimator import MongeMap
 from paperworks.transport.monge_gap._gap import MongeGapLoss, monge_gap, sinkhorn_divergence
 from paperworks.transport.monge_gap._maps import StructuredMap
 
 __all__ = ["MongeGapLoss", "MongeMap", "PNormCost", "StructuredMap", "monge_gap", "sinkhorn_divergence"]
-
-
-class _CallableModule(ModuleType):
-    """A package that answers a call as `monge_gap` does.
-
-    Package and function share their name, and importing the package puts it in the function's place in
-    ``paperworks.transport``.
-    """
-
-    __call__ = staticmethod(monge_gap)
-
-
-sys.modules[__name__].__class__ = _CallableModule
