@@ -1,7 +1,7 @@
+import os
 import subprocess
 import sys
 from statistics import median
-from time import perf_counter
 
 import pytest
 
@@ -9,11 +9,13 @@ HEAVY = ("torch", "scipy", "sklearn", "numba", "matplotlib")
 
 
 def seconds_of(*arguments):
+    """Processor time, which does not grow with what else the machine does."""
     times = []
     for _ in range(5):
-        start = perf_counter()
+        before = os.times()
         subprocess.run([sys.executable, *arguments], check=True, capture_output=True)
-        times.append(perf_counter() - start)
+        after = os.times()
+        times.append(after.children_user + after.children_system - before.children_user - before.children_system)
     return median(times)
 
 
@@ -33,8 +35,6 @@ def test_light_commands_import_nothing_heavy(command):
 
 
 def test_light_commands_answer_in_under_0_3_seconds():
-    # The interpreter's own start, which differs between machines under load, is taken off.
-    bare = seconds_of("-c", "pass")
-    assert seconds_of("-c", "import paperworks") - bare < 0.3
+    assert seconds_of("-c", "import paperworks") < 0.3
     for command in (["list"], ["show", "monge-gap"], ["search", "optimal", "transport"]):
-        assert seconds_of("-m", "paperworks", *command) - bare < 0.3
+        assert seconds_of("-m", "paperworks", *command) < 0.3
