@@ -197,7 +197,9 @@ def anneal(plan: GibbsPlan, r: Vector, c: Vector, run: Run, y: Vector, eta: floa
         plan.change_eta(eta)
         run.eta = eta
         state = damped_newton(plan, r, c, sweep(plan, r, c, y, run, 5), run, 20, drop=True)
-        y, eta, run.stalled = state.y, 2.0 * eta, False
+        y, eta = state.y, 2.0 * eta
+        # What stalled at one regularisation says nothing of the next.
+        run.stalled, run.n_idle, run.least_error = False, 0, float("inf")
     plan.change_eta(wanted_eta)
     run.eta, run.tol = wanted_eta, wanted_tol
     return y

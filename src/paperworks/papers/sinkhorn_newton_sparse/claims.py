@@ -159,6 +159,8 @@ def sparse_hessian(scale: Scale, seed: int) -> Measurement:
             at_most("entries a row with 99 % of the mass", max(kept.values()), 15, across="every"),
             # O(n^2) a step is a power of 2; the rest is for caches that larger n outgrows.
             at_most("a Newton step's time grows as n to the power", float(power), 2.4),
+            # The same read as a constant: a step takes one sweep's passes, and some to solve the sparse part.
+            at_most("a Newton step's time, in sweeps", max(in_sweeps.values()), 10),
         ],
         figures={f"kept_{n}": value for n, value in kept.items()} | {f"in_sweeps_{n}": v for n, v in in_sweeps.items()},
         curves=[
@@ -176,7 +178,7 @@ def sparse_hessian(scale: Scale, seed: int) -> Measurement:
     seeds=3,
 )
 def across_regularisations(scale: Scale, seed: int) -> Measurement:
-    """Against our Sinkhorn, which scales a held plan and takes no exp between absorptions, to an error of 1e-9."""
+    """Against the quicker of two Sinkhorns, ours and the plain scaling of vectors, to a marginal error of 1e-9."""
     n = 500 if scale == "small" else 2000
     cost = np.random.default_rng(seed).random((n, n))
     gains = {}
@@ -189,16 +191,21 @@ def across_regularisations(scale: Scale, seed: int) -> Measurement:
         if not baseline.converged:
             errors = [row["error"] for row in baseline.history]
             baseline_seconds *= _projected(errors, 1e-9) / len(errors)
+        if eta <= 300:  # exp(-eta C) underflows beyond
+            scaling_seconds, _ = _timed(lambda eta=eta: _scaling_sinkhorn(cost, eta, 1e-9), repeats=5)  # type: ignore[misc]
+            baseline_seconds = min(baseline_seconds, scaling_seconds)
         gains[eta] = baseline_seconds / seconds
     return Measurement(
         [
             # Ours: one order of magnitude where the paper has three, against a Sinkhorn several times quicker.
             at_least("speed-up at eta = 1200", gains[1200], 10, unit="x"),
             # Ours: where Sinkhorn is fine already, the default must not punish who uses it.
-            at_most("time at eta = 50, in Sinkhorn's", 1 / gains[50], 1.5, unit="x"),
+            at_most("time at eta = 50, in the quicker Sinkhorn's", 1 / gains[50], 1.5, unit="x"),
         ],
         figures={f"at_{eta}": gain for eta, gain in gains.items()},
         curves=[Curve("sparse Newton", list(gains), list(gains.values()), "eta", "speed-up over Sinkhorn", True, True)],
+        note="Up to eta = 300 Sinkhorn needs a few dozen sweeps, and no Newton step pays; what is left of the difference "
+        "is validation, the log domain's first pass, and the potentials and values that we return besides the plan.",
     )
 
 
@@ -220,6 +227,19 @@ def _digit_pair(scale: Scale, metric: str) -> tuple[NDArray[np.float64], NDArray
     difference = grid[:, None] - grid
     cost = (difference**2).sum(-1) if metric == "sqeuclidean" else np.abs(difference).sum(-1)
     return cost / cost.max(), source / source.sum(), target / target.sum()
+
+
+def _scaling_sinkhorn(cost: NDArray[np.float64], eta: float, tol: float) -> NDArray[np.float64]:
+    """Sinkhorn by scaling vectors, two matrix-vector products a sweep: the quickest where nothing underflows."""
+    n, m = cost.shape
+    kernel = np.exp(-eta * cost)
+    v = np.ones(m)
+    while True:
+        u = 1.0 / n / (kernel @ v)
+        columns = kernel.T @ u
+        if np.abs(columns * v - 1.0 / m).sum() < tol:
+            return u[:, None] * kernel * v
+        v = 1.0 / m / columns
 
 
 def _projected(errors: list[float], goal: float) -> float:
