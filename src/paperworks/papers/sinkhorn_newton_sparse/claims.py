@@ -204,8 +204,8 @@ def across_regularisations(scale: Scale, seed: int) -> Measurement:
         ],
         figures={f"at_{eta}": gain for eta, gain in gains.items()},
         curves=[Curve("sparse Newton", list(gains), list(gains.values()), "eta", "speed-up over Sinkhorn", True, True)],
-        note="Up to eta = 300 Sinkhorn needs a few dozen sweeps, and no Newton step pays; what is left of the difference "
-        "is validation, the log domain's first pass, and the potentials and values that we return besides the plan.",
+        note="Up to eta = 300 Sinkhorn needs a few dozen sweeps, and no Newton step pays; what is left is likely "
+        "validation, the log domain's first pass, and the potentials and values that come with the plan.",
     )
 
 
