@@ -8,7 +8,13 @@ from numba import njit
 from scipy.signal import oaconvolve
 
 from benchmarks.racing import Contestant, NotHere, Race
-from paperworks.combinatorial import bounded_hamming, find_approximate, sumset_counts, text_to_pattern_hamming
+from paperworks.combinatorial import (
+    approximate_hamming,
+    bounded_hamming,
+    find_approximate,
+    sumset_counts,
+    text_to_pattern_hamming,
+)
 
 
 def races() -> Iterator[Race]:
@@ -17,6 +23,7 @@ def races() -> Iterator[Race]:
     yield _exact("262,144 symbols, 1,024 letters, m = 32,768", 2**18, 2**15, 1024, "10 times quicker than a loop")
     yield _bounded()
     yield _few_mismatches()
+    yield _approximate()
     yield _sums()
 
 
@@ -73,8 +80,9 @@ def _exact(title: str, n: int, m: int, letters: int, aim: str) -> Race:
 
     return Race(
         title,
-        Contestant("paperworks", lambda: text_to_pattern_hamming(text, pattern, n_jobs=-1)),
+        Contestant("paperworks", lambda: text_to_pattern_hamming(text, pattern)),
         [
+            Contestant("paperworks, all processors", lambda: text_to_pattern_hamming(text, pattern, n_jobs=-1)),
             Contestant("compiled loop over all pairs", lambda: _loop(text, pattern, m)),
             Contestant("NumPy, one pattern symbol at a time", few(lambda: _numpy(text, pattern), n * m * 10.0)),
             Contestant("SciPy oaconvolve, one a letter", few(lambda: _transforms(text, pattern), n * letters * 1e3)),
@@ -121,6 +129,27 @@ def _few_mismatches() -> Race:
         "windows that differ",
         lambda positions: float(len(np.setxor1d(positions, truth))),
         aim="10 times quicker",
+    )
+
+
+def _approximate() -> Race:
+    text, pattern = _random(2**18, 2**12, 1024)
+    truth = text_to_pattern_hamming(text, pattern)
+
+    def estimates(algorithm: Any) -> Contestant:
+        return Contestant(
+            f"paperworks, {algorithm.replace('_', ' ')}",
+            lambda: approximate_hamming(text, pattern, 0.5, algorithm=algorithm, random_state=0),
+        )
+
+    return Race(
+        "distances within a factor of 1 +- 0.5, 262,144 symbols, 1,024 letters, m = 4,096",
+        estimates("hashing"),
+        [estimates(name) for name in ("karloff", "equality_product", "sampling", "exact")],
+        "largest relative error",
+        lambda found: float((np.abs(found - truth) / np.maximum(truth, 1)).max()),
+        aim="quicker than Karloff",
+        repeats=1,
     )
 
 

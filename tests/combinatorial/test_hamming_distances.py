@@ -13,7 +13,7 @@ from paperworks.combinatorial import (
     sumset_counts,
     text_to_pattern_hamming,
 )
-from paperworks.combinatorial.hamming_distances import _engines, exact
+from paperworks.combinatorial.hamming_distances import _engines, bounded, exact
 from paperworks.combinatorial.hamming_distances._pattern import compile_pattern
 from paperworks.combinatorial.hamming_distances._symbols import read_symbols
 from paperworks.combinatorial.hamming_distances.sumsets import hashed_sums
@@ -113,6 +113,25 @@ def test_engines_agree_where_blocks_and_pieces_meet(letters, monkeypatch):
             np.testing.assert_array_equal(found, truth)
     for k in (0, 300, 600, 777):
         np.testing.assert_array_equal(bounded_hamming(text, pattern, k, n_jobs=2), np.minimum(truth, k + 1))
+
+
+@pytest.mark.parametrize("letters", [2, 3, 4, 300])
+def test_windows_left_by_a_sketch_are_counted_exactly(letters, monkeypatch):
+    # Letters that share a value, letters that only the text has, wild ones on both sides, and the end of a word.
+    monkeypatch.setattr(bounded, "EXIT", 0.0)
+    monkeypatch.setattr(bounded, "_filtering_cost", lambda *_: 0.0)
+    rng = np.random.default_rng(letters)
+    text, pattern = rng.integers(letters + 5, size=5000), rng.integers(letters, size=333)
+    for start, changes in ((100, 0), (1000, 7), (2000, 40), (4667, 41)):
+        copy = pattern.copy()
+        copy[rng.choice(333, changes, replace=False)] += 1
+        text[start : start + 333] = copy
+    text[1100:1110] = pattern[:10] = letters + 4
+    truth = text_to_pattern_hamming(text, pattern, algorithm="enumeration", wildcard=letters + 4)
+    for k in (0, 7, 40, 333):
+        found = bounded_hamming(text, pattern, k, wildcard=letters + 4)
+        np.testing.assert_array_equal(found, np.minimum(truth, k + 1))
+        assert (find_approximate(text, pattern, k, wildcard=letters + 4)[0] == np.flatnonzero(truth <= k)).all()
 
 
 def test_letters_are_split_between_pairs_and_transforms():

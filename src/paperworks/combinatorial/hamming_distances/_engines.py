@@ -128,6 +128,15 @@ def packed(pattern: Pattern, codes: Codes) -> tuple[NDArray[np.uint64], ...]:
     return text_planes, wilds, pattern_planes[:n_planes], valid
 
 
+def packed_sketch(pattern: Pattern, codes: Codes) -> tuple[NDArray[np.uint64], ...]:
+    """Bit-planes of text and pattern with their letters hashed to few values."""
+    table, pattern_planes, valid, _ = pattern.sketch
+    n_words = -(-len(codes) // 64) + pattern.n_words + 2
+    values = _kernels.look_up(table, codes)
+    text_planes, wilds = _kernels.pack_planes(values, len(pattern_planes), n_words, int(table[pattern.wild]))
+    return text_planes, wilds, pattern_planes, valid
+
+
 def by_runs(pattern: Pattern, codes: Codes) -> Distances:
     """Second differences along the period are sparse where text and pattern are nearly periodic."""
     runs = pattern.runs

@@ -91,6 +91,14 @@ def pack_planes(codes, n_planes, n_words, wild):
 
 
 @njit(cache=True, nogil=True)
+def look_up(table, codes):
+    values = np.empty(len(codes), dtype=table.dtype)
+    for i in range(len(codes)):
+        values[i] = table[codes[i]]
+    return values
+
+
+@njit(cache=True, nogil=True)
 def _shift(plane, first, bit, shifted):
     """Words of a plane from bit ``64 * first + bit`` on."""
     up, down = np.uint64(63 - bit), np.uint64(bit)
@@ -193,6 +201,40 @@ def bounded_distances_everywhere(planes, wilds, pattern, valid, order, limit, di
                     if count <= limit and step < len(order):
                         count, _ = distance_up_to(planes, wilds, pattern, valid, order, limit, shift, step, count)
                     distances[shift] = min(count, limit + 1)
+
+
+@njit(cache=True, nogil=True)
+def recount(codes, pattern, wild, order, limit, distances):
+    """Count again, symbol by symbol, the distances that a sketch has left at ``limit`` or less; returns blocks read."""
+    blocks = 0
+    for shift in range(len(distances)):
+        if distances[shift] <= limit:
+            distances[shift], read = symbol_distance_up_to(codes, pattern, wild, order, limit, shift)
+            blocks += read
+    return blocks
+
+
+@njit(cache=True, nogil=True)
+def symbol_distance_up_to(codes, pattern, wild, order, limit, shift):
+    """Distance of one shift, limit + 1 where it exceeds ``limit``, and how many blocks of 64 symbols were read."""
+    # As narrow as the codes, so that the loop is vectorised.
+    joker, count, step = np.int32(wild), 0, 0
+    while step < len(order) and count <= limit:
+        first = 64 * order[step]
+        symbols = pattern[first : first + 64]
+        texts = codes[shift + first : shift + first + len(symbols)]
+        differs = np.int32(0)
+        for q in range(len(symbols)):
+            differs += np.int32((texts[q] != symbols[q]) & (texts[q] != joker) & (symbols[q] != joker))
+        count += int(differs)
+        step += 1
+    return min(count, limit + 1), step
+
+
+@njit(cache=True, nogil=True)
+def copy_up_to(distances, top, bounded):
+    for i in range(len(distances)):
+        bounded[i] = min(distances[i], top)
 
 
 @njit(cache=True, nogil=True)

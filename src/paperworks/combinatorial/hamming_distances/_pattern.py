@@ -11,6 +11,9 @@ from scipy import fft
 from paperworks.combinatorial.hamming_distances._kernels import least_period, pack_planes
 from paperworks.combinatorial.hamming_distances._symbols import Alphabet, Codes, read_symbols
 
+# Letters that are hashed to so few values are told apart by two bit-planes.
+SKETCH_VALUES = 4
+
 # Spectra of letters that are kept, in bytes; beyond it they are computed again for every text.
 KEPT_SPECTRA = 2**28
 
@@ -22,6 +25,19 @@ class Runs(NamedTuple):
     begin: NDArray[np.int64]
     reversed_places: NDArray[np.int64]
     signs: NDArray[np.int32]
+
+
+class Sketch(NamedTuple):
+    """A pattern whose letters are hashed to four values: its distances are never above the pattern's.
+
+    ``table`` maps codes to values, ``planes`` and ``valid`` are as in `Pattern.planes`, ``faithful`` says that no two
+    letters share a value.
+    """
+
+    table: NDArray[np.int32]
+    planes: NDArray[np.uint64]
+    valid: NDArray[np.uint64]
+    faithful: bool
 
 
 class Pattern:
@@ -83,7 +99,23 @@ class Pattern:
     def planes(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
         """Bit-planes of the letters, as many as `foreign` needs, and the plane of positions that are not wild."""
         n_planes = even_planes(self.foreign)
-        planes, wilds = pack_planes(self.codes, n_planes, self.n_words, self.wild)
+        return self._packed(self.codes, n_planes, self.wild)
+
+    @cached_property
+    def sketch(self) -> Sketch:
+        """The pattern over four values, each of about as many positions, so that random letters rarely share one."""
+        faithful = self.foreign < SKETCH_VALUES
+        table = np.arange(self.wild + 1, dtype=np.int32)
+        if not faithful:
+            by_frequency = np.argsort(-self.counts[: self.foreign], kind="stable")
+            table[by_frequency] = np.resize([0, 1, 2, 3, 3, 2, 1, 0], self.foreign)
+            # Letters that the pattern lacks get the last value.
+            table[self.foreign] = SKETCH_VALUES - 1
+        table[self.wild] = SKETCH_VALUES
+        return Sketch(table, *self._packed(table[self.codes], 2, SKETCH_VALUES), faithful)
+
+    def _packed(self, codes: Codes, n_planes: int, wild: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        planes, wilds = pack_planes(codes, n_planes, self.n_words, wild)
         valid = ~wilds
         if self.length % 64:
             valid[-1] &= np.uint64(2 ** (self.length % 64) - 1)

@@ -13,7 +13,7 @@ from paperworks.combinatorial.hamming_distances._engines import (
     Distances,
     cheapest,
     exact_distances,
-    packed,
+    packed_sketch,
 )
 from paperworks.combinatorial.hamming_distances._pattern import Pattern, compile_pattern
 from paperworks.combinatorial.hamming_distances._symbols import Codes
@@ -22,7 +22,9 @@ from paperworks.combinatorial.hamming_distances.exact import for_each_piece, rea
 # Shifts of a piece whose verification is tried, to learn how many words it takes.
 TRIED = 128
 # Least nanoseconds of a window that is verified, packing included.
-EXIT = 8.0
+EXIT = 6.0
+# Nanoseconds of comparing 64 symbols as they are.
+BLOCK_OF_SYMBOLS = 20.0
 
 
 def bounded_hamming(
@@ -32,7 +34,8 @@ def bounded_hamming(
 
     .. math:: \min(D_i, k + 1), \qquad D_i = |\{j : P_j \ne T_{i+j}\}|.
 
-    Windows are compared 64 symbols at a time, in an order that is spread over the pattern, until k is exceeded. Where a
+    Letters are hashed to four values, which never adds a mismatch, and windows are compared 64 symbols at a time, in an
+    order that is spread over the pattern, until k is exceeded; the few that are left are read as they are. Where a
     sample of windows says that most would be read far, text and pattern are close to periodic: the runs along the
     period are correlated instead, or the exact engine takes over, whichever is estimated to be the cheapest.
 
@@ -79,7 +82,7 @@ def bounded_hamming(
 
     def work(start: int, codes: Codes) -> None:
         found = _bounded_piece(compiled, codes, limit)
-        bounded[start : start + len(found)] = found
+        _kernels.copy_up_to(found, limit + 1, bounded[start : start + len(found)])
 
     for _ in for_each_piece(symbols, alphabet, compiled, work, n_jobs):
         pass
@@ -146,22 +149,33 @@ def find_approximate(
 
 
 def _bounded_piece(pattern: Pattern, codes: Codes, k: int) -> Distances:
-    """Bounded distances of all windows of a piece, by whatever is estimated to be the cheapest."""
+    """Distances of all windows of a piece, right up to k and anything above it beyond, by the cheapest way."""
     limit = min(k, pattern.length)
     shifts = len(codes) - pattern.length + 1
     engine, cost = cheapest(pattern, codes)
     # Nothing is tried where the exact engine costs less than the quickest exit at every shift.
     if cost > shifts * EXIT:
-        planes = packed(pattern, codes)
-        n_planes = len(planes[0])
+        planes = packed_sketch(pattern, codes)
         tried = np.linspace(0, shifts - 1, min(shifts, TRIED)).astype(np.int64)
-        found = np.empty(len(tried), dtype=np.int32)
-        words = _kernels.bounded_distances(*planes, pattern.word_order, limit, tried, found) / len(tried)
-        # Shifting the text, and windows that go on alone: a word takes longer than when all of them are read.
-        verification = shifts * (EXIT + 3 * words * (WORD + PLANE_WORD * n_planes))
-        if verification < cost:
+        if _filtering_cost(pattern, codes, planes, limit, tried) * shifts < cost:
             distances = np.empty(shifts, dtype=np.int32)
             _kernels.bounded_distances_everywhere(*planes, pattern.word_order, limit, distances)
+            if not pattern.sketch.faithful:
+                _kernels.recount(codes, pattern.codes, pattern.wild, pattern.word_order, limit, distances)
             return distances
-    distances = exact_distances(pattern, codes, engine)
-    return np.minimum(distances, limit + 1, out=distances)
+    return exact_distances(pattern, codes, engine)
+
+
+def _filtering_cost(
+    pattern: Pattern, codes: Codes, planes: tuple[NDArray[np.uint64], ...], limit: int, tried: NDArray[np.int64]
+) -> float:
+    """Nanoseconds of a window that is filtered by its sketch and, if that is near, read, from those that are tried."""
+    found = np.empty(len(tried), dtype=np.int32)
+    words = _kernels.bounded_distances(*planes, pattern.word_order, limit, tried, found) / len(tried)
+    # Shifting the text, and windows that go on alone: a word takes longer than when all of them are read.
+    cost = EXIT + 3 * words * (WORD + PLANE_WORD * len(planes[0]))
+    if pattern.sketch.faithful:
+        return cost
+    read = (pattern.codes, pattern.wild, pattern.word_order, limit)
+    blocks = sum(_kernels.symbol_distance_up_to(codes, *read, shift)[1] for shift in tried[found <= limit])
+    return cost + BLOCK_OF_SYMBOLS * blocks / len(tried)
