@@ -1,0 +1,1 @@
+"""Variance reduced Halpern iteration: card, claims and command."""
