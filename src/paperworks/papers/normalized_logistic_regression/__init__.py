@@ -1,0 +1,1 @@
+"""Normalized logistic regression: card, claims and command."""
