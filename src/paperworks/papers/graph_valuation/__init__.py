@@ -1,0 +1,1 @@
+"""Graph valuation: card, claims and command."""
