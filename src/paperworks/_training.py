@@ -1,5 +1,9 @@
-"""What every training loop shares: the device it runs on, through accelerate."""
+"""What training loops share: the device they run on, and interrupts that leave no step half done."""
 
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -42,3 +46,25 @@ def start_training(device: str | torch.device, *parts: Any) -> tuple[Accelerator
             part.to(place)
     prepared = accelerator.prepare(*parts) if parts else ()
     return accelerator, place, list(prepared) if len(parts) > 1 else [prepared] if parts else []
+
+
+@contextmanager
+def interrupts_between_steps() -> Iterator[Callable[[], None]]:
+    """Hold Ctrl-C back until the function that is yielded is called, so that no step is left half done."""
+    pending: list[int] = []
+
+    def take() -> None:
+        if pending:
+            pending.clear()
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Only the main thread is interrupted by Ctrl-C, and a process that was told to ignore it goes on ignoring it.
+        yield take
+        return
+    before = signal.signal(signal.SIGINT, lambda number, frame: pending.append(number))
+    try:
+        yield take
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
+        take()

@@ -1,10 +1,6 @@
 """Training of sparse autoencoders: Adam under unit directions, and features that died drawn anew."""
 
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,7 +11,7 @@ from torch import Tensor, nn
 from paperworks._progress import progress_bar
 from paperworks._random import RandomState, integer_seed
 from paperworks._tensors import to_tensors
-from paperworks._training import start_training
+from paperworks._training import interrupts_between_steps, start_training
 from paperworks._validation import check_integer, check_number
 from paperworks.sparse.sparse_autoencoder_evaluation._autoencoder import SparseAutoencoder
 
@@ -332,25 +328,3 @@ def _draw_anew(
                 moment[:, which] = 0.0
             elif name != "decoder_bias":
                 moment[which] = 0.0
-
-
-@contextmanager
-def interrupts_between_steps() -> Iterator[Callable[[], None]]:
-    """Hold Ctrl-C back until the function that is yielded is called, so that no step is left half done."""
-    pending: list[int] = []
-
-    def take() -> None:
-        if pending:
-            pending.clear()
-            raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # Only the main thread is interrupted by Ctrl-C, and a process that was told to ignore it goes on ignoring it.
-        yield take
-        return
-    before = signal.signal(signal.SIGINT, lambda number, frame: pending.append(number))
-    try:
-        yield take
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
-        take()

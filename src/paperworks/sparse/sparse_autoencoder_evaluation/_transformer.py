@@ -8,10 +8,9 @@ from torch import Tensor, nn
 
 from paperworks._progress import progress_bar
 from paperworks._random import RandomState, integer_seed, numpy_generator
-from paperworks._training import start_training
+from paperworks._training import interrupts_between_steps, start_training
 from paperworks._validation import check_integer, check_number
 from paperworks.sparse.sparse_autoencoder_evaluation._indirect_object import indirect_object_prompts
-from paperworks.sparse.sparse_autoencoder_evaluation._train import interrupts_between_steps
 
 LENGTH = 9
 JOINTS = 3
