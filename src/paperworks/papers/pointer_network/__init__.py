@@ -1,0 +1,1 @@
+"""Sequences of positions, learned from examples: card, claims and command."""
