@@ -1,0 +1,1 @@
+"""Shortcut partitions of minor-free graphs: card, claims and command."""
