@@ -19,6 +19,7 @@ from paperworks.catalog import cards
 SHAPE = re.compile(r"of shape\s+\(([^)]*)\)")
 # What a required argument that is no array is given, by the words of its type.
 SCALARS = (
+    ("float, at least 1", 1.5),
     ("float", 0.5),
     ("int", 2),
     ("callable", lambda *tensors: sum(each.sin().reshape(len(each), -1).sum(1) for each in tensors)),
