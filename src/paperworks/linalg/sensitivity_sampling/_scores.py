@@ -246,10 +246,10 @@ def _solved(wanted: Matrix, Q: Matrix, p: float, rtol: float) -> Vector:
     pairs = np.triu_indices(rank)
     products = Q[:, pairs[0]] * Q[:, pairs[1]]
     found = np.zeros(len(wanted))
-    todo = np.flatnonzero(np.abs(wanted).max(axis=1) > 0)
+    there = np.flatnonzero(np.abs(wanted).max(axis=1) > 0)
     chunk = max(1, CHUNK // len(Q))
-    for first in range(0, len(todo), chunk):
-        some = todo[first : first + chunk]
+    for first in range(0, len(there), chunk):
+        some = there[first : first + chunk]
         upper, x = _newton(wanted[some], Q, products, pairs, p, rtol)
         found[some] = largest_shares(np.ascontiguousarray(wanted[some]), Q, x) if p == 1 else upper
     return np.minimum(found, 1.0)
