@@ -23,6 +23,8 @@ STEPS, CHUNK = 100, 2**22
 STEPS_TO_A_VERTEX = 20
 # Fixed-point steps for Lewis weights, and the change of a logarithm at which they stop.
 LEWIS_STEPS, LEWIS_TOLERANCE = 500, 1e-9
+# The same where only bounds are wanted.
+LEWIS_ROUGHLY = 0.02
 
 
 def check_p(p: Any) -> float:
@@ -111,7 +113,7 @@ def lewis_weights(A: Any, p: float) -> NDArray[np.float64]:
     return lewis(rows, rows.basis(), exponent)
 
 
-def lewis(rows: Rows, T: Matrix, p: float) -> Vector:
+def lewis(rows: Rows, T: Matrix, p: float, tolerance: float = LEWIS_TOLERANCE) -> Vector:
     """Fixed point w <- w^(1-h) (a_i' (A' W^(1-2/p) A)^-1 a_i)^(h p/2), with h = 1 for p < 2 and 2/p from there on."""
     w = np.minimum(rows.norms_after(T), 1.0)
     there = w > 0
@@ -123,7 +125,7 @@ def lewis(rows: Rows, T: Matrix, p: float) -> Vector:
         quadratic = rows.norms_after(solve_triangular(L, T.T, lower=True).T)
         change = h * (p / 2 * np.log(quadratic[there]) - np.log(w[there]))
         w[there] *= np.exp(change)
-        if np.abs(change).max() < LEWIS_TOLERANCE:
+        if np.abs(change).max() < tolerance:
             break
     return np.minimum(w, 1.0)
 
@@ -204,7 +206,9 @@ def _bounds(rows: Rows, T: Matrix, p: float) -> Vector:
     n, rank = rows.shape[0], T.shape[1]
     leverage = np.minimum(rows.norms_after(T), 1.0)
     by_leverage = leverage ** (p / 2) * (n ** (p / 2 - 1) if p > 2 else 1.0)
-    by_lewis = lewis(rows, T, p) * (rank ** (p / 2 - 1) if p > 2 else 1.0)
+    # Weights that are within some per cent, made larger by what is left: steps shrink by 1 - 2/p, or by half for p < 2.
+    weights = lewis(rows, T, p, LEWIS_ROUGHLY) * np.exp(max(p, 2.0) * LEWIS_ROUGHLY)
+    by_lewis = weights * (rank ** (p / 2 - 1) if p > 2 else 1.0)
     return np.minimum(np.minimum(by_leverage, by_lewis), 1.0)
 
 
