@@ -1,0 +1,1 @@
+"""The paper on fat polygonal partitions: its card, claims and command."""
