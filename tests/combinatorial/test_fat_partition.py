@@ -304,6 +304,17 @@ def test_tiny_and_zero_weights_have_no_polygon():
         PolygonalTreemap().fit({"a": 1, "b": 0, "c": 1e-19})
 
 
+@pytest.mark.parametrize("k", [8, 16, 32])
+def test_edges_along_the_cut_do_not_swallow_tiny_areas(k):
+    # Directions that are tried are those of edges, up to rounding: the ends of an edge are no corner of its own.
+    angles = 2 * pi * (np.arange(k) + 0.5) / k
+    for tiny in (1e-16, 1e-18):
+        bounding = np.column_stack([np.cos(angles), np.sin(angles)])
+        model = PolygonalTreemap("greedy", bounding=bounding).fit({"all": 1, "nearly nothing": tiny})
+        assert model.areas_[2] / model.areas_[0] == pytest.approx(tiny, rel=1e-5)
+        assert model.aspect_ratios_[2] < 1.5 * k
+
+
 def test_scale_of_weights_and_of_the_whole_do_not_matter():
     weights = np.random.default_rng(5).pareto(1, 50)
     model = PolygonalTreemap("greedy").fit(siblings(weights))

@@ -15,6 +15,8 @@ Integers = NDArray[np.int64]
 
 # Edges shorter than this share of the diameter come from cuts through a vertex.
 SNAP = 1e-12
+# Corners that differ in height by less than this share of the whole lie on a level.
+LEVEL = 1e-14
 # Directions closer than this are one.
 PARALLEL = 1e-9
 # A candidate must be better by this factor, lest rounding choose between mirror images.
@@ -83,6 +85,11 @@ def cut_below(polygon: Floats, size: int, ux: float, uy: float, area: float, hei
         heights[v] = ux * polygon[v, 1] - uy * polygon[v, 0]
         if heights[v] < heights[bottom]:
             bottom = v
+    # The ends of an edge along the cut differ in height by rounding, which a tiny area must not mistake for a corner.
+    level = LEVEL * np.ptp(heights[:size])
+    for v in range(size):
+        if heights[v] - heights[bottom] < level:
+            heights[v] = heights[bottom]
     i = j = bottom
     height, width, below = heights[bottom], 0.0, 0.0
     while True:

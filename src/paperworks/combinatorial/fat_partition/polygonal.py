@@ -73,8 +73,8 @@ class PolygonalTreemap(BaseEstimator):
 
     Notes
     -----
-    The bound of ``"greedy"`` is kept by what is said above of its directions, which is ours. Trees are read by
-    `fit`; a folder's is that of its files' sizes.
+    The bound of ``"greedy"`` is kept by what is said above of its directions, which is ours. Both bounds grow with the
+    number of edges of `bounding`: at the blunt corner of a round one, a tiny cell is as blunt.
 
     References
     ----------

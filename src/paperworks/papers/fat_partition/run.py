@@ -195,7 +195,7 @@ def _outline(shape: Shape) -> Any:
         return 3.0, 2.0
     if shape == "square":
         return 1.0, 1.0
-    angles = np.linspace(0, 2 * np.pi, 6 if shape == "hexagon" else 72, endpoint=False)
+    angles = np.linspace(0, 2 * np.pi, 6 if shape == "hexagon" else 48, endpoint=False)
     return np.column_stack([np.cos(angles) * (1.0 if shape == "hexagon" else 1.4), np.sin(angles)])
 
 
