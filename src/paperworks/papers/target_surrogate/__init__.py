@@ -1,0 +1,1 @@
+"""Target-based surrogates: card, claims and command."""
