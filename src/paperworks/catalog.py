@@ -7,7 +7,6 @@ and checked.
 import os
 import re
 import tomllib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -236,7 +235,9 @@ def card(slug: str) -> Card:
     wanted = slug.strip().lower().replace("_", "-")
     if wanted in by_slug:
         return by_slug[wanted]
-    near = get_close_matches(wanted, by_slug, 3, 0.5) or [hit.slug for hit in search(wanted.replace("-", " "))[:3]]
+    # One that is nearly the same leaves no question; else several that are less so.
+    near = get_close_matches(wanted, by_slug, 1, 0.9) or get_close_matches(wanted, by_slug, 3, 0.5)
+    near = near or [hit.slug for hit in search(wanted.replace("-", " "))[:3]]
     hint = f"; did you mean {' or '.join(near)}?" if near else "; `paperworks list` names them all"
     raise UnknownPaperError(f"no paper {slug!r}{hint}")
 
@@ -277,11 +278,15 @@ def search(words: str) -> list[Card]:
     list of Card
         Papers with at least one of the words, ranked.
     """
-    documents = {each: _weights(each) for each in cards()}
+    asked = list(dict.fromkeys(_stem(word) for word in _words(words)))
+    documents = {each: _weights(each, {stem[:3] for stem in asked}) for each in cards()}
     vocabulary = {stem for weights in documents.values() for stem in weights}
+    if not vocabulary.issuperset(asked):
+        documents = {each: _weights(each, None) for each in cards()}
+        vocabulary = {stem for weights in documents.values() for stem in weights}
     mean_length = sum(sum(weights.values()) for weights in documents.values()) / max(1, len(documents))
     scores: dict[Card, float] = {}
-    for stem in dict.fromkeys(_stems(words)):
+    for stem in asked:
         near = [stem] if stem in vocabulary else get_close_matches(stem, vocabulary, 3, 0.75)
         for term in near:
             holders = [each for each, weights in documents.items() if term in weights]
@@ -294,19 +299,27 @@ def search(words: str) -> list[Card]:
     return sorted(scores, key=lambda each: (-scores[each], each.slug))
 
 
-def _weights(card: Card) -> dict[str, float]:
+def _weights(card: Card, beginnings: set[str] | None) -> dict[str, float]:
+    """Weights of a card's words by their stems; those that don't begin as the words looked for do stay as they are."""
     weights: dict[str, float] = {}
     for field, weight in _FIELDS:
         value = getattr(card, field)
-        for stem in _stems(value if isinstance(value, str) else " ".join(value)):
+        for word in _words(value if isinstance(value, str) else " ".join(value)):
+            stem = _stem(word) if beginnings is None or word[:3] in beginnings else word
             weights[stem] = weights.get(stem, 0.0) + weight
     return weights
 
 
-def _stems(text: str) -> Iterator[str]:
+def _words(text: str) -> list[str]:
     # CamelCase and snake_case names count as their words.
     words = re.findall(r"[a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text).lower())
-    return iter(_stemmer().stemWords([word for word in words if word not in _STOP]))
+    return [word for word in words if word not in _STOP]
+
+
+@cache
+def _stem(word: str) -> str:
+    # Stemming is what a search takes its time for.
+    return str(_stemmer().stemWord(word))
 
 
 @cache
