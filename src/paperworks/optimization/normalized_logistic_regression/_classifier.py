@@ -70,7 +70,7 @@ class NormalizedLogisticRegression(ClassifierMixin, BaseEstimator):
         Updates made.
     converged_ : bool
         Whether all samples are on their side, beyond ``tol``.
-    history_ : dict of ndarray of shape (n_iter_ + 1,)
+    history_ : dict of ndarray
         ``loss``, ``gradient_norm``, ``accuracy`` and ``margin`` of each iterate, where they are recorded.
     n_features_in_ : int
         Number of features.
