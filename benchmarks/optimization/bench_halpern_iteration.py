@@ -14,6 +14,7 @@ from paperworks.optimization import (
     halpern_iteration,
     matrix_game,
 )
+from paperworks.optimization.halpern_iteration._games import policeman_and_burglar
 
 
 def races() -> Iterator[Race]:
@@ -85,9 +86,7 @@ def _finite_sum(n: int, d: int) -> Race:
 
 
 def _game(n: int, tolerance: float) -> Race:
-    rng, place = np.random.default_rng(0), np.arange(n)
-    A = np.abs(rng.normal(size=n))[:, None] * (1 - np.exp(-0.8 * np.abs(place[:, None] - place)))
-    operator, resolvent = matrix_game(A / A.max())
+    operator, resolvent = matrix_game(policeman_and_burglar(n, np.random.default_rng(0)))
     start = np.full(2 * n, 1 / n)
     options: dict[str, Any] = {"resolvent": resolvent, "tolerance": tolerance, "max_oracle_calls": 5000 * n}
     refresh = 1 / operator.n_components

@@ -23,6 +23,7 @@ class Rows:
     """A tall matrix, in double precision wherever it is computed with."""
 
     matrix: Any
+    name: str = "A"
 
     @classmethod
     def of(cls, name: str, A: Any) -> "Rows":
@@ -44,7 +45,7 @@ class Rows:
         if isinstance(matrix, np.ndarray):
             for first in range(0, len(matrix), BLOCK):
                 check_finite(name, matrix[first : first + BLOCK])
-        return cls(matrix)
+        return cls(matrix, name)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -56,7 +57,7 @@ class Rows:
             first = 0
             for length, block in zip(self.matrix.chunks[0], self.matrix.blocks, strict=True):
                 loaded = np.asarray(block.compute(), dtype=np.float64)
-                yield slice(first, first + length), np.asarray(check_finite("A", loaded))
+                yield slice(first, first + length), np.asarray(check_finite(self.name, loaded))
                 first += length
             return
         for first in range(0, self.shape[0], BLOCK):
@@ -84,7 +85,7 @@ class Rows:
         R, pivots = qr(R, mode="r", pivoting=True, check_finite=False)
         size = np.abs(np.diag(R))
         if not size.size or size[0] == 0:
-            raise ValueError("A must not be zero")
+            raise ValueError(f"{self.name} must not be zero")
         rank = int((size > size[0] * max(n, d) * np.finfo(np.float64).eps).sum())
         T = np.zeros((d, rank))
         T[pivots[:rank]] = solve_triangular(R[:rank, :rank], np.eye(rank), check_finite=False)

@@ -20,6 +20,7 @@ from paperworks.optimization import (
     matrix_game,
 )
 from paperworks.optimization.halpern_iteration import halpern_iteration
+from paperworks.optimization.halpern_iteration._games import policeman_and_burglar
 
 Array = NDArray[np.float64]
 # Both sides choose the best of these multiples of their default step.
@@ -141,7 +142,9 @@ def matrix_games(scale: Scale, seed: int) -> Measurement:
     n, budget = (200, 150) if scale == "small" else (2000, 150)
     rng = np.random.default_rng(seed)
     gaussian = rng.normal(size=(n, n)) / np.sqrt(n)
-    found = {name: _play(A, budget, seed) for name, A in (("burglar", _burglar(n, rng)), ("Gaussian", gaussian))}
+    found = {
+        name: _play(A, budget, seed) for name, A in (("burglar", policeman_and_burglar(n, rng)), ("Gaussian", gaussian))
+    }
     (ours, anchored, best, extra) = found["burglar"]
     residual, gap = (ours[i] / anchored[i] for i in range(2))
     tuned = ours[0] / best[0]
@@ -176,7 +179,7 @@ def certificate(scale: Scale, seed: int) -> Measurement:
     errors, feasible = [], 0.0
     operator = _quadratics(1024, rng)[0]
     box: Callable[[Any, float], Any] = lambda v, step: np.clip(v, -0.2, 0.2)  # noqa: E731
-    game, resolvent = matrix_game(_burglar(n, rng))
+    game, resolvent = matrix_game(policeman_and_burglar(n, rng))
     for problem, project, tolerance in ((operator, None, 1e-3), (operator, box, 1e-3), (game, resolvent, 0.3)):
         start = np.zeros(problem.dimension) if problem is operator else np.full(2 * n, 1 / n)
         for method in (halpern_iteration, extra_anchored_gradient, extragradient):
@@ -266,13 +269,6 @@ def _stochastic_steps(
     for _ in range(n_steps):
         u = u - step * operator.batch(u, operator.draw(rng, size))
     return u
-
-
-def _burglar(n: int, rng: np.random.Generator) -> Array:
-    """The policeman and the burglar: house i holds w_i, and a policeman at house j catches by distance."""
-    place = np.arange(n)
-    A = np.abs(rng.normal(size=n))[:, None] * (1 - np.exp(-0.8 * np.abs(place[:, None] - place)))
-    return A / A.max()
 
 
 def _play(A: Array, budget: int, seed: int) -> list[tuple[float, float]]:

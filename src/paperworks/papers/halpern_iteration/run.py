@@ -11,6 +11,7 @@ from scipy.optimize import OptimizeResult
 from paperworks._files import InputError, read_array
 from paperworks.optimization import least_squares_operator, matrix_game
 from paperworks.optimization.halpern_iteration import halpern_iteration
+from paperworks.optimization.halpern_iteration._games import policeman_and_burglar
 
 Array = NDArray[np.float64]
 
@@ -53,7 +54,7 @@ def run(
         raise InputError(f"one file is accepted, got {len(files)} files")
     if not files and problem == "least-squares":
         raise InputError("least-squares needs a file: a table whose last column is the target")
-    matrix = read_array(files[0]) if files else _burglar(100, np.random.default_rng(seed))
+    matrix = read_array(files[0]) if files else policeman_and_burglar(100, np.random.default_rng(seed)).T
     if matrix.ndim != 2:
         raise InputError(f"{files[0]}: must hold a matrix, got shape {matrix.shape}")
     options: dict[str, Any] = {"tolerance": tolerance, "step_size": step_size, "random_state": seed, "progress": True}
@@ -95,14 +96,6 @@ def run(
         "success": result.success,
         "message": result.message,
     }
-
-
-def _burglar(n: int, rng: np.random.Generator) -> Array:
-    """Payoffs to a burglar, who chooses a house by column: its wealth, less the nearer the policeman is."""
-    place = np.arange(n)
-    wealth = np.abs(rng.normal(size=n))
-    payoffs = wealth * (1 - np.exp(-0.8 * np.abs(place[:, None] - place)))
-    return np.asarray(payoffs / payoffs.max())
 
 
 def _draw(result: OptimizeResult, n_components: int, solution: dict[str, Array], tolerance: float) -> Figure:
