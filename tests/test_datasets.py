@@ -281,3 +281,17 @@ def test_mesh_graphs_list_neighbours_from_one():
     np.testing.assert_array_equal(found.toarray(), [[0, 1, 0, 0], [1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]])
     with pytest.raises(ValueError, match="no graph 'moon'; there are line"):
         datasets.load_metis_graph("moon")
+
+
+def test_finite_element_matrices_keep_their_complex_values(tmp_path):
+    from scipy.io import savemat
+    from scipy.sparse import csc_array
+
+    held = np.array([[1.0, 2j], [0, 3]])
+    savemat(tmp_path / "m.mat", {"A": csc_array(held), "B": np.ones(2)})
+    _place("finite_element_matrix", {"wave.mat": (tmp_path / "m.mat").read_bytes()})
+    matrix = datasets.load_finite_element_matrix("wave").data
+    assert matrix.format == "csr"
+    np.testing.assert_array_equal(matrix.toarray(), held)
+    with pytest.raises(ValueError, match="no finite-element matrix 'moon'; there are wave"):
+        datasets.load_finite_element_matrix("moon")

@@ -28,6 +28,7 @@ __all__ = [
     "load_china_flower",
     "load_digits",
     "load_fashion_mnist",
+    "load_finite_element_matrix",
     "load_minnesota",
     "load_network",
     "load_photographs",
@@ -207,6 +208,46 @@ def load_blogcatalog() -> Dataset:
     target[groups[:, 0], groups[:, 1]] = True
     names = tuple(f"group {k + 1}" for k in range(target.shape[1]))
     return Dataset(adjacency, target, names, source("blogcatalog"))
+
+
+def load_finite_element_matrix(name: str) -> Dataset:
+    """Load one of the small finite-element matrices that PyAMG ships, bringing its package on first use.
+
+    Parameters
+    ----------
+    name : str
+        ``"airfoil"`` (260 unknowns), ``"bar"`` (600, elasticity), ``"helmholtz_2D"`` (2,880, complex),
+        ``"knot"`` (239), ``"local_disc_galerkin_diffusion"`` (966), ``"recirc_flow"`` (225, not symmetric),
+        ``"unit_cube"`` (125) or ``"unit_square"`` (191).
+
+    Returns
+    -------
+    Dataset
+        ``data``: matrix of shape (n, n), a SciPy CSR array of float64 or complex128.
+
+    Raises
+    ------
+    UnavailableError
+        If its package can't be had.
+    ValueError
+        If there is no such matrix.
+
+    Examples
+    --------
+    >>> from paperworks.datasets import load_finite_element_matrix
+    >>> load_finite_element_matrix("bar").data.shape  # doctest: +SKIP
+    (600, 600)
+    """
+    from scipy.io import loadmat
+    from scipy.sparse import csr_array
+
+    folder = fetch("finite_element_matrix")
+    known = sorted(path.stem for path in folder.glob("*.mat"))
+    if name not in known:
+        raise ValueError(f"no finite-element matrix {name!r}; there are {', '.join(known)}")
+    matrix = csr_array(loadmat(folder / f"{name}.mat", variable_names=["A"])["A"])
+    matrix.sort_indices()
+    return Dataset(matrix, None, (), source("finite_element_matrix"))
 
 
 def load_metis_graph(name: str) -> Dataset:
