@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from paperworks._extras import MissingExtraError, require
-from paperworks._files import InputError, files_in, is_image, read_array, read_image, read_points
+from paperworks._files import InputError, files_in, is_image, read_array, read_image, read_labelled, read_points
 from paperworks._random import integer_seed, numpy_generator, torch_generator
 from paperworks._tensors import to_tensors
 from paperworks._training import start_training
@@ -151,3 +151,47 @@ def test_pictures_are_read_between_0_and_1(tmp_path):
     assert [path.name for path in files_in(tmp_path, [".png"])] == ["bad.png", "clear.png", "deep.png", "grey.png"]
     with pytest.raises(InputError, match=r"holds no \.off file"):
         files_in(tmp_path, [".off"])
+
+
+class TestLabelled:
+    def test_three_formats_hold_the_same(self, tmp_path):
+        X, y = np.array([[1.0, 0], [0, 2.5], [3, 4]]), np.array([1, 0, 1])
+        np.savez(tmp_path / "t.npz", X=X, y=y)
+        (tmp_path / "t.svm").write_text("1 1:1\n0 2:2.5\n1 1:3 2:4\n")
+        (tmp_path / "t.csv").write_text("a, kind, b\n1,1,0\n0,0,2.5\n3,1,4\n")
+        for name, label in (("t.npz", ""), ("t.svm", ""), ("t.csv", "kind")):
+            found, labels = read_labelled(tmp_path / name, label)
+            np.testing.assert_array_equal(found if name != "t.svm" else found.toarray(), X)
+            np.testing.assert_array_equal(labels.astype(int), y)
+        assert list(read_labelled(tmp_path / "t.csv")[1]) == ["0", "2.5", "4"]
+
+    @pytest.mark.parametrize(
+        ("name", "text", "message"),
+        [
+            ("t.csv", "a,b\n", "needs a header and at least one row"),
+            ("t.csv", "a,b\n1,x\n1,y,2\n", "line 3 has 3 columns, the header 2"),
+            ("t.csv", "a,b\nz,x\n", "a feature is not a number"),
+            ("t.csv", "a\nz\n", "has no column besides the label"),
+            ("t.csv", "a,b\nnan,x\n", "contains NaN or infinity"),
+            ("t.svm", "hello\n", r"can't be read as .svm"),
+            ("t.npz", "hello", r"can't be read as .npz"),
+            ("t.txt", "1 2", "unreadable format '.txt'; accepted here: .csv, .npz, .svm"),
+        ],
+    )
+    def test_bad_files_are_named(self, tmp_path, name, text, message):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(InputError, match=message):
+            read_labelled(tmp_path / name)
+
+    def test_what_does_not_fit_is_named(self, tmp_path):
+        np.savez(tmp_path / "t.npz", X=np.zeros((3, 2)), y=np.zeros(2))
+        with pytest.raises(InputError, match=r"one entry a row, got shapes \(3, 2\) and \(2,\)"):
+            read_labelled(tmp_path / "t.npz")
+        np.savez(tmp_path / "u.npz", A=np.zeros(2))
+        with pytest.raises(InputError, match="needs X and y, holds A"):
+            read_labelled(tmp_path / "u.npz")
+        with pytest.raises(InputError, match="no such file"):
+            read_labelled(tmp_path / "none.csv")
+        (tmp_path / "t.csv").write_text("a,b\n1,2\n")
+        with pytest.raises(InputError, match="has no column 'c'; there are a, b"):
+            read_labelled(tmp_path / "t.csv", "c")

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 ARRAYS = (".npy", ".npz", ".csv", ".txt", ".parquet")
 IMAGES = (".png", ".jpg", ".jpeg")
+LABELLED = (".csv", ".npz", ".svm")
 MESHES = (".ply", ".obj", ".off", ".stl", ".xyz")
 
 
@@ -44,6 +45,73 @@ def read_array(path: Path) -> NDArray[Any]:
         where = np.argwhere(~np.isfinite(array))[0]
         raise InputError(f"{path}: contains NaN or infinity, first at index {tuple(where.tolist())}")
     return array
+
+
+def read_labelled(path: Path, label: str = "") -> tuple[Any, NDArray[Any]]:
+    """Read samples and their labels from one file.
+
+    Parameters
+    ----------
+    path : Path
+        ``.csv`` with a line of names, ``.npz`` with X and y, or ``.svm`` (svmlight).
+    label : str, default ""
+        Column of the ``.csv`` that holds the labels; the last one if empty.
+
+    Returns
+    -------
+    X : ndarray or csr_matrix of shape (n_samples, n_features)
+        float64; sparse of an ``.svm``.
+    y : ndarray of shape (n_samples,)
+        Labels: words of a ``.csv``, else what the file holds.
+
+    Raises
+    ------
+    InputError
+        If the file can't be read, or holds no such samples.
+    """
+    path = _existing(path, LABELLED)
+    try:
+        if path.suffix.lower() == ".csv":
+            X, y = _labelled_table(path, label)
+        elif path.suffix.lower() == ".npz":
+            with np.load(path, allow_pickle=False) as stored:
+                if not {"X", "y"} <= set(stored.files):
+                    raise InputError(f"{path}: needs X and y, holds {', '.join(stored.files) or 'nothing'}")
+                X, y = stored["X"].astype(np.float64), stored["y"]
+        else:
+            from sklearn.datasets import load_svmlight_file
+
+            X, y = load_svmlight_file(str(path))
+    except InputError:
+        raise
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(f"{path}: can't be read as {path.suffix}: {str(error).splitlines()[0]}") from None
+    if X.ndim != 2 or y.shape != X.shape[:1] or not X.shape[0] * X.shape[1]:
+        raise InputError(f"{path}: X must have two axes and y one entry a row, got shapes {X.shape} and {y.shape}")
+    numbers = X if isinstance(X, np.ndarray) else X.data
+    if not np.isfinite(numbers).all():
+        raise InputError(f"{path}: contains NaN or infinity")
+    return X, y
+
+
+def _labelled_table(path: Path, label: str) -> tuple[NDArray[np.float64], NDArray[Any]]:
+    lines = [line.split(",") for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    if len(lines) < 2:
+        raise InputError(f"{path}: needs a header and at least one row")
+    header = [name.strip() for name in lines[0]]
+    if label and label not in header:
+        raise InputError(f"{path}: has no column {label!r}; there are {', '.join(header)}")
+    column = header.index(label) if label else len(header) - 1
+    for i, row in enumerate(lines, 1):
+        if len(row) != len(header):
+            raise InputError(f"{path}: line {i} has {len(row)} columns, the header {len(header)}")
+    if len(header) == 1:
+        raise InputError(f"{path}: has no column besides the label")
+    try:
+        X = np.array([row[:column] + row[column + 1 :] for row in lines[1:]]).astype(np.float64)
+    except ValueError as error:
+        raise InputError(f"{path}: a feature is not a number: {error}") from None
+    return X, np.array([row[column].strip() for row in lines[1:]])
 
 
 def read_points(path: Path) -> NDArray[np.float64]:

@@ -8,12 +8,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.exceptions import ConvergenceWarning
 
-from paperworks._files import InputError
+from paperworks._files import InputError, read_labelled
 from paperworks.datasets import load_digits
 from paperworks.optimization import NormalizedLogisticRegression
 
 METHODS = ("normalized_logistic", "logistic", "batch_perceptron", "normalized_batch_perceptron", "perceptron")
-FORMATS = (".csv", ".npz", ".svm")
 
 
 def run(
@@ -53,7 +52,7 @@ def run(
     """
     if len(files) > 1:
         raise InputError(f"one file is accepted, got {len(files)} files")
-    X, y = _read(files[0], label) if files else _threes_and_eights()
+    X, y = read_labelled(files[0], label) if files else _threes_and_eights()
     # Features of one size: a step is then comparable from one data set to the next.
     scale = float(abs(X).max()) or 1.0
     fitted = {}
@@ -89,47 +88,6 @@ def _threes_and_eights() -> tuple[Any, Any]:
     target = np.asarray(digits.target)
     kept = np.isin(target, (3, 8))
     return np.asarray(digits.data, dtype=np.float64).reshape(len(target), -1)[kept], target[kept]
-
-
-def _read(path: Path, label: str) -> tuple[Any, Any]:
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
-    if path.suffix.lower() not in FORMATS:
-        raise InputError(f"{path}: unreadable format {path.suffix!r}; accepted here: {', '.join(FORMATS)}")
-    try:
-        if path.suffix.lower() == ".csv":
-            return _table(path, label)
-        if path.suffix.lower() == ".npz":
-            with np.load(path, allow_pickle=False) as stored:
-                if not {"X", "y"} <= set(stored.files):
-                    raise InputError(f"{path}: needs X and y, holds {', '.join(stored.files) or 'nothing'}")
-                return stored["X"].astype(np.float64), stored["y"]
-        from sklearn.datasets import load_svmlight_file
-
-        return load_svmlight_file(str(path))
-    except InputError:
-        raise
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path}: can't be read as {path.suffix}: {str(error).splitlines()[0]}") from None
-
-
-def _table(path: Path, label: str) -> tuple[Any, Any]:
-    lines = [line.split(",") for line in path.read_text().splitlines() if line.strip()]
-    if len(lines) < 2:
-        raise InputError(f"{path}: needs a header and at least one row")
-    header = [name.strip() for name in lines[0]]
-    if label and label not in header:
-        raise InputError(f"{path}: has no column {label!r}; there are {', '.join(header)}")
-    column = header.index(label) if label else len(header) - 1
-    ragged = [i for i, row in enumerate(lines, 1) if len(row) != len(header)]
-    if ragged:
-        raise InputError(f"{path}: line {ragged[0]} has {len(lines[ragged[0] - 1])} columns, the header {len(header)}")
-    values = np.array([row[:column] + row[column + 1 :] for row in lines[1:]])
-    try:
-        X = values.astype(np.float64)
-    except ValueError as error:
-        raise InputError(f"{path}: a feature is not a number: {error}") from None
-    return X, np.array([row[column].strip() for row in lines[1:]])
 
 
 def _draw(fitted: dict[str, NormalizedLogisticRegression], method: str) -> Figure:

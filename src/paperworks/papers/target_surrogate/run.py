@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_breast_cancer
 from sklearn.exceptions import ConvergenceWarning
 
-from paperworks._files import InputError
+from paperworks._files import InputError, read_labelled
 from paperworks.optimization import TargetSurrogateClassifier
 
 Array = NDArray[np.float64]
@@ -75,7 +75,7 @@ def run(
         raise InputError(f"one file is accepted, got {len(files)} files")
     if not (np.isfinite(gradient_seconds) and gradient_seconds >= 0):
         raise InputError(f"gradient_seconds must be a number of at least 0, got {gradient_seconds}")
-    X, y = _read(files[0], label) if files else load_breast_cancer(return_X_y=True)
+    X, y = read_labelled(files[0], label) if files else load_breast_cancer(return_X_y=True)
     if not np.isfinite(X).all():
         raise InputError(f"{files[0]}: a feature is NaN or infinite")
     mean, spread = X.mean(0), X.std(0)
@@ -180,47 +180,6 @@ def _ordinary(
             optimizer.step()
             steps += 1
     return {key: np.array(values) for key, values in path.items()}
-
-
-def _read(path: Path, label: str) -> tuple[Array, NDArray[Any]]:
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
-    if path.suffix.lower() == ".csv":
-        return _table(path, label)
-    if path.suffix.lower() != ".npz":
-        raise InputError(f"{path}: unreadable format {path.suffix!r}; accepted here: .csv, .npz")
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            if not {"X", "y"} <= set(stored.files):
-                raise InputError(f"{path}: needs X and y, holds {', '.join(stored.files) or 'nothing'}")
-            X, y = stored["X"].astype(np.float64), stored["y"]
-    except (OSError, EOFError, ValueError) as error:
-        raise (
-            error if isinstance(error, InputError) else InputError(f"{path}: can't be read as .npz: {error}")
-        ) from None
-    if X.ndim != 2 or y.shape != X.shape[:1] or not X.size:
-        raise InputError(f"{path}: X must have two axes and y one entry a row, got shapes {X.shape} and {y.shape}")
-    return X, y
-
-
-def _table(path: Path, label: str) -> tuple[Array, NDArray[Any]]:
-    lines = [line.split(",") for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    if len(lines) < 2:
-        raise InputError(f"{path}: needs a header and at least one row")
-    header = [name.strip() for name in lines[0]]
-    if label and label not in header:
-        raise InputError(f"{path}: has no column {label!r}; there are {', '.join(header)}")
-    column = header.index(label) if label else len(header) - 1
-    for i, row in enumerate(lines, 1):
-        if len(row) != len(header):
-            raise InputError(f"{path}: line {i} has {len(row)} columns, the header {len(header)}")
-    try:
-        X = np.array([row[:column] + row[column + 1 :] for row in lines[1:]]).astype(np.float64)
-    except ValueError as error:
-        raise InputError(f"{path}: a feature is not a number: {error}") from None
-    if not X.size:
-        raise InputError(f"{path}: has no column besides the label")
-    return X, np.array([row[column].strip() for row in lines[1:]])
 
 
 def _write(file: Path, paths: dict[str, Path_]) -> None:
