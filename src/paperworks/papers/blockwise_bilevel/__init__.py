@@ -1,0 +1,1 @@
+"""Blockwise variance-reduced methods for bilevel problems of many blocks."""
