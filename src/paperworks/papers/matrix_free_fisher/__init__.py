@@ -1,0 +1,1 @@
+"""M-FAC, the matrix-free inverse Fisher matrix: card, claims and command."""
