@@ -1,0 +1,1 @@
+"""Bilevel optimization under unbounded smoothness."""
