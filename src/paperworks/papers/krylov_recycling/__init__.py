@@ -1,0 +1,1 @@
+"""Krylov subspace recycling for sequences of systems: card, claims and command."""
