@@ -2,7 +2,7 @@
 
 from warnings import warn
 
-import psutil  # comes with accelerate
+import psutil
 import torch
 from torch import Tensor
 
