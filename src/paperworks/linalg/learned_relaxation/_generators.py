@@ -1,0 +1,134 @@
+"""The sequences of systems that the paper is tested on, and families of differential equations beside them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+# Contexts of the shifted Laplacians: the range of the shifts.
+SHIFTS = (-0.15, 0.65)
+# Parameters of the beta distributions that the shifts are drawn from.
+SPREADS = {"high": (0.5, 1.5), "low": (2.0, 6.0)}
+
+
+def laplacian(m: int) -> sp.csr_array:
+    """Return the five-point Laplacian on m x m interior points, with a diagonal of four."""
+    line = sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(m, m))
+    return _sorted(sp.kron(line, sp.eye_array(m)) + sp.kron(sp.eye_array(m), line))
+
+
+def draw_shifts(spread: str, size: int, rng: np.random.Generator) -> Array:
+    """Draw shifts as the paper does: of a high or a low variance, with the same mean."""
+    return -0.15 + 0.6 * rng.beta(*SPREADS[spread], size)
+
+
+def draw_target(n: int, rng: np.random.Generator) -> Array:
+    """Draw a standard normal vector, given that its norm is at most the root of n."""
+    while True:
+        target = rng.standard_normal(n)
+        if target @ target <= n:
+            return target
+
+
+def shifted(A: sp.csr_array, shifts: Array, rng: np.random.Generator) -> Iterator[tuple[sp.csr_array, Array]]:
+    """Yield A + c I for each shift c, with a right-hand side drawn by `draw_target`."""
+    n = A.shape[0]
+    A = _sorted(A + 0 * sp.eye_array(n))
+    diagonal = np.flatnonzero(A.indices == np.repeat(np.arange(n), np.diff(A.indptr)))
+    for c in shifts:
+        values = A.data.copy()
+        values[diagonal] += c
+        yield sp.csr_array((values, A.indices, A.indptr), shape=A.shape), draw_target(n, rng)
+
+
+def diffusion(coefficients: Array, ratio: float = 1.0) -> sp.csr_array:
+    """Return finite volumes of -div(k grad u), zero on the boundary, for k of shape (m, m) on cells of unit length.
+
+    ``ratio`` multiplies the conductance along the second axis: far from one, the equation is anisotropic.
+    """
+    m = len(coefficients)
+    index = np.arange(m * m).reshape(m, m)
+    diagonal = np.zeros((m, m))
+    rows: list[Any] = []
+    for axis, factor in ((0, 1.0), (1, ratio)):
+        before, after = (np.take(coefficients, range(s, m - 1 + s), axis) for s in (0, 1))
+        between = factor * 2 * before * after / (before + after)
+        for s in (0, 1):
+            inner = [slice(None), slice(None)]
+            inner[axis] = slice(s, m - 1 + s)
+            diagonal[tuple(inner)] += between
+            # A wall at half a cell's distance.
+            wall = [slice(None), slice(None)]
+            wall[axis] = slice(-s, None) if s else slice(0, 1)
+            diagonal[tuple(wall)] += 2 * factor * coefficients[tuple(wall)]
+        i, j = (np.take(index, range(s, m - 1 + s), axis).ravel() for s in (0, 1))
+        rows.append((i, j, -between.ravel()))
+    i, j, v = (np.concatenate(each) for each in zip(*rows, strict=True))
+    upper = sp.coo_array((v, (i, j)), shape=(m * m, m * m))
+    return _sorted(upper + upper.T + sp.diags_array(diagonal.ravel()))
+
+
+def random_field(m: int, rng: np.random.Generator, smoothness: float = 2.5) -> Array:
+    """Return a smooth Gaussian random field of unit variance on m x m cells, by its spectrum."""
+    frequency = np.fft.fftfreq(m) * m
+    power = (9.0 + frequency[:, None] ** 2 + frequency**2) ** (-smoothness / 2)
+    field = np.fft.ifft2(power * np.fft.fft2(rng.standard_normal((m, m)))).real
+    return (field - field.mean()) / field.std()
+
+
+class HeatSimulation:
+    """The paper's simulation: heat on the unit square with a diffusion that comes and goes, by Crank-Nicolson steps.
+
+    A bump of heat in the middle at first, and a source that goes round in circles. Take `system`, solve it, and call
+    `advance` with the solution.
+    """
+
+    def __init__(self, intervals: int, time_step: float = 1e-3) -> None:
+        self.time_step, self.time = time_step, 0.0
+        m = intervals - 1
+        line = np.arange(1, intervals) / intervals
+        self.points = np.stack(np.meshgrid(line, line, indexing="ij"), axis=-1).reshape(-1, 2)
+        self.stiffness = laplacian(m) * float(intervals**2)
+        own = np.repeat(np.arange(m * m), np.diff(self.stiffness.indptr))
+        self._identity = (self.stiffness.indices == own).astype(float)
+        self.u = _bump(self.points, (0.5, 0.5), 0.25)
+
+    @property
+    def coefficient(self) -> float:
+        """Diffusion in the middle of the step: the context of the system."""
+        wave = np.sin(2 * np.pi * (self.time + self.time_step / 2))
+        return float(max(0.1 * wave, -10 * wave))
+
+    def system(self) -> tuple[sp.csr_array, Array]:
+        """Return the matrix and the right-hand side of the step."""
+        half = 0.5 * self.coefficient * self.time_step
+        angle = 16 * np.pi * (self.time + self.time_step / 2)
+        forcing = 32 * _bump(self.points, (0.5 + np.cos(angle) / 4, 0.5 + np.sin(angle) / 4), 0.125)
+        b = self.u - half * (self.stiffness @ self.u) + self.time_step * forcing
+        return self.matrix(self.coefficient), b
+
+    def matrix(self, coefficient: float) -> sp.csr_array:
+        """Return the matrix of a step with some diffusion."""
+        K = self.stiffness
+        values = self._identity + 0.5 * coefficient * self.time_step * K.data
+        return sp.csr_array((values, K.indices, K.indptr), shape=K.shape)
+
+    def advance(self, u: Array) -> None:
+        """Make the step with the solution of its system."""
+        self.u, self.time = u, self.time + self.time_step
+
+
+def _bump(points: Array, centre: tuple[float, float], radius: float) -> Array:
+    inside = 1 - np.minimum(1, ((points - centre) ** 2).sum(axis=1) / radius**2)
+    with np.errstate(divide="ignore"):
+        return np.exp(1 - 1 / inside)
+
+
+def _sorted(matrix: Any) -> sp.csr_array:
+    matrix = sp.csr_array(matrix)
+    matrix.sum_duplicates()
+    return matrix
