@@ -978,3 +978,17 @@ def test_command_refuses_what_it_can_not_read(data_file, tmp_path):
     refused("does not take the inputs of", data_file, model=tmp_path / "narrow.pt")
     torch.save(nn.Linear(6, 1).state_dict(), tmp_path / "few.pt")
     refused("does not take the inputs of", data_file, model=tmp_path / "few.pt")
+
+
+def test_threads_share_the_products_of_large_windows():
+    from paperworks.optimization.matrix_free_fisher._sliding import WORTH_THREADS, _shared_row_products
+
+    rng = np.random.default_rng(0)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        for rows in (3, 17, 32):
+            G, x = rng.normal(size=(rows, WORTH_THREADS // 16)).astype(np.float32), rng.normal(size=WORTH_THREADS // 16)
+            np.testing.assert_allclose(_shared_row_products(G, x), G.astype(np.float64) @ x, rtol=1e-9, atol=1e-9)
+    finally:
+        torch.set_num_threads(before)

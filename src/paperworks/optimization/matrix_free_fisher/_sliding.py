@@ -1,6 +1,8 @@
 """The dynamic algorithm: a window of the last gradients that slides, and the inverse that slides with it."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,8 @@ from paperworks.optimization.matrix_free_fisher._factor import damped_cholesky, 
 Device = torch.device | str
 # Columns that are widened to more precision at a time.
 WIDENED = 2**16
+# Numbers below which threads cost more than they save.
+WORTH_THREADS = 2**20
 
 
 class SlidingInverseFisher:
@@ -317,7 +321,7 @@ class SlidingInverseFisher:
             vectors = x[:, columns].to(part.device, torch.float64)
             if part.device.type == "cpu" and part.dtype in (torch.float32, torch.float64):
                 for row, sums in zip(vectors, total, strict=True):
-                    sums += torch.from_numpy(_row_products(part.numpy(), row.numpy())).to(total)
+                    sums += torch.from_numpy(_shared_row_products(part.numpy(), row.numpy())).to(total)
                 continue
             for rows, numbers in zip(part.split(WIDENED, dim=1), vectors.split(WIDENED, dim=1), strict=True):
                 total += (numbers @ rows.double().T).to(total)
@@ -340,6 +344,15 @@ class SlidingInverseFisher:
             written = slice(self._written)
             self._factor = damped_cholesky(self._S[written, written], self.n_gradients * self.damping)
         return torch.cholesky_solve(b, self._factor)
+
+
+def _shared_row_products(G: NDArray[np.floating], x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """G x by as many threads as torch may use, where there is enough to share."""
+    workers = min(torch.get_num_threads(), len(G) // 4)
+    if workers < 2 or G.size < WORTH_THREADS:
+        return _row_products(G, x)
+    with ThreadPoolExecutor(workers) as pool:
+        return np.concatenate(list(pool.map(_row_products, np.array_split(G, workers), repeat(x))))
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})

@@ -19,6 +19,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from paperworks._threads import one_thread
 from paperworks.claims import Curve, Measurement, Scale, at_least, at_most, claim
 from paperworks.optimization import LabelCleaner
 from paperworks.optimization.unbounded_smooth_bilevel import minimize_bilevel
@@ -272,10 +273,12 @@ def _mislabelled(share: float, seed: int) -> _Task:
 
 
 def _cleaner(task: _Task, seed: int, scale: Scale, **options: Any) -> LabelCleaner:
-    return LabelCleaner(
+    cleaner = LabelCleaner(
         clean_X=task.clean_X, clean_y=task.clean_y, n_steps=1500 if scale == "small" else 15_000, lower_lr=0.3,
         linear_system_lr=0.5, lower_steps=3, random_state=seed, progress=False, **options,
-    ).fit(task.X, task.y)  # fmt: skip
+    )  # fmt: skip
+    with one_thread():
+        return cleaner.fit(task.X, task.y)
 
 
 def _tuned(task: _Task) -> LogisticRegression:
@@ -705,8 +708,8 @@ def _ridge(features: Tensor, targets: Tensor, penalty: float) -> tuple[float, fl
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Steps that are tried may be too long, and runs too short."""
-    with warnings.catch_warnings():
+    """Steps that are tried may be too long, and runs too short; problems are so small that threads only cost time."""
+    with warnings.catch_warnings(), one_thread():
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.simplefilter("ignore", UserWarning)
         yield
