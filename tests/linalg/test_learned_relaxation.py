@@ -16,6 +16,7 @@ from paperworks.linalg import (
     RelaxationTuner,
     TsallisINF,
     optimal_relaxation,
+    shifted_laplacian_systems,
     solve_sequence,
     sor,
     ssor_conjugate_gradient,
@@ -642,3 +643,19 @@ def test_command_on_files_and_without(tmp_path):
     with pytest.raises(ValueError, match="must hold 6 numbers, one for each system, got 4"):
         run(folder, out=out, policy="chebyshev", context=tmp_path / "context.csv")
     assert run(out=out, intervals=12, steps=20)["systems"] == 20
+
+
+def test_shifted_systems_are_the_laplacian_and_a_shift():
+    matrices, rhs, shifts = shifted_laplacian_systems(4, 3, spread="low", random_state=0)
+    for A, c in zip(matrices, shifts, strict=True):
+        np.testing.assert_allclose((A - laplacian(3)).toarray(), c * np.eye(9), atol=1e-15)
+    assert ((shifts > -0.15) & (shifts < 0.45)).all()
+    assert (np.linalg.norm(rhs, axis=1) <= 3).all()
+    again = shifted_laplacian_systems(4, 3, spread="low", random_state=0)
+    np.testing.assert_array_equal(rhs, again[1])
+    with pytest.raises(ValueError, match="spread must be one of 'high', 'low'"):
+        shifted_laplacian_systems(2, spread="middle")
+    with pytest.raises(ValueError, match="n_systems must be at least 1"):
+        shifted_laplacian_systems(0)
+    with pytest.raises(ValueError, match="intervals must be at least 2"):
+        HeatSimulation(1)

@@ -18,6 +18,7 @@ a Sequence of Linear System Instances". ICLR 2024. arXiv:2310.02246.
 
 from paperworks.linalg.learned_relaxation._bandits import BinnedTsallisINF, TsallisINF
 from paperworks.linalg.learned_relaxation._chebyshev import ChebyshevContextualBandit
+from paperworks.linalg.learned_relaxation._generators import HeatSimulation, shifted_laplacian_systems
 from paperworks.linalg.learned_relaxation._optimal import optimal_relaxation
 from paperworks.linalg.learned_relaxation._ssor_cg import ssor_conjugate_gradient
 from paperworks.linalg.learned_relaxation._sweeps import sor
@@ -26,10 +27,12 @@ from paperworks.linalg.learned_relaxation._tuner import RelaxationTuner, Sequenc
 __all__ = [
     "BinnedTsallisINF",
     "ChebyshevContextualBandit",
+    "HeatSimulation",
     "RelaxationTuner",
     "SequenceReport",
     "TsallisINF",
     "optimal_relaxation",
+    "shifted_laplacian_systems",
     "solve_sequence",
     "sor",
     "ssor_conjugate_gradient",

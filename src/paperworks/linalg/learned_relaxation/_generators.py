@@ -1,11 +1,16 @@
 """The sequences of systems that the paper is tested on, and families of differential equations beside them."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
+
+from paperworks._random import RandomState, numpy_generator
+from paperworks._validation import check_choice, check_integer, check_number
+
+__all__ = ["HeatSimulation", "shifted_laplacian_systems"]
 
 Array = NDArray[np.float64]
 
@@ -19,6 +24,60 @@ def laplacian(m: int) -> sp.csr_array:
     """Return the five-point Laplacian on m x m interior points, with a diagonal of four."""
     line = sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(m, m))
     return _sorted(sp.kron(line, sp.eye_array(m)) + sp.kron(sp.eye_array(m), line))
+
+
+def shifted_laplacian_systems(
+    n_systems: int, grid: int = 10, *, spread: Literal["high", "low"] = "high", random_state: RandomState = None
+) -> tuple[list[sp.csr_array], Array, Array]:
+    r"""Systems that differ in a diagonal shift, on which learning to relax is tested.
+
+    .. math:: A_t = A + c_t I, \qquad c_t \sim -0.15 + 0.6 \, \mathrm{Beta},
+
+    with the five-point Laplacian A, and right-hand sides that are standard normal, given that their norm is at most the
+    root of their length. Shifts lie from -0.15 to 0.45; the best relaxation falls as they grow.
+
+    Parameters
+    ----------
+    n_systems : int
+        Number of systems.
+    grid : int, default 10
+        Unknowns along each of two axes; with many more, small shifts leave A indefinite.
+    spread : {"high", "low"}, default "high"
+        Variance of the shifts: Beta(1/2, 3/2) or Beta(2, 6).
+    random_state : None, int, Generator or RandomState
+        Source of shifts and right-hand sides.
+
+    Returns
+    -------
+    matrices : list of csr_array
+        One for each system, of shape (n, n) with n = grid ** 2.
+    rhs : ndarray of shape (n_systems, n)
+        Right-hand sides.
+    shifts : ndarray of shape (n_systems,)
+        The shifts: contexts for a contextual bandit.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range.
+
+    References
+    ----------
+    Mikhail Khodak, Edmond Chow, Maria-Florina Balcan, Ameet Talwalkar. "Learning to Relax: Setting Solver Parameters
+    Across a Sequence of Linear System Instances". arXiv:2310.02246.
+
+    Examples
+    --------
+    >>> from paperworks.linalg import shifted_laplacian_systems
+    >>> matrices, rhs, shifts = shifted_laplacian_systems(3, random_state=0)
+    >>> matrices[0].shape, rhs.shape, shifts.shape
+    ((100, 100), (3, 100), (3,))
+    """
+    count, side = check_integer("n_systems", n_systems), check_integer("grid", grid)
+    rng = numpy_generator(random_state)
+    shifts = draw_shifts(check_choice("spread", spread, tuple(SPREADS)), count, rng)
+    matrices, rhs = zip(*shifted(laplacian(side), shifts, rng), strict=True)
+    return list(matrices), np.array(rhs), shifts
 
 
 def draw_shifts(spread: str, size: int, rng: np.random.Generator) -> Array:
@@ -81,14 +140,54 @@ def random_field(m: int, rng: np.random.Generator, smoothness: float = 2.5) -> A
 
 
 class HeatSimulation:
-    """The paper's simulation: heat on the unit square with a diffusion that comes and goes, by Crank-Nicolson steps.
+    r"""Heat on the unit square with a diffusion that comes and goes, by Crank-Nicolson steps, as a sequence of systems.
 
-    A bump of heat in the middle at first, and a source that goes round in circles. Take `system`, solve it, and call
+    .. math:: (I - \tfrac{\tau}{2} \kappa(t) \Delta) u_{t + \tau} = (I + \tfrac{\tau}{2} \kappa(t) \Delta) u_t
+        + \tau f(t), \qquad \kappa(t) = \max(0.1 \sin 2 \pi t, -10 \sin 2 \pi t).
+
+    A bump of heat is in the middle at first, and a source f goes round in circles. Take `system`, solve it, and call
     `advance` with the solution.
+
+    Parameters
+    ----------
+    intervals : int
+        Parts of each side, so that there are (intervals - 1) ** 2 unknowns.
+    time_step : float, default 1e-3
+        tau.
+
+    Attributes
+    ----------
+    u : ndarray of shape (n,)
+        Temperatures now.
+    time : float
+        Now.
+    coefficient : float
+        kappa in the middle of the step: the context of its system.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two intervals, or the step is not positive.
+
+    References
+    ----------
+    Mikhail Khodak, Edmond Chow, Maria-Florina Balcan, Ameet Talwalkar. "Learning to Relax: Setting Solver Parameters
+    Across a Sequence of Linear System Instances". arXiv:2310.02246.
+
+    Examples
+    --------
+    >>> from paperworks.linalg import HeatSimulation, RelaxationTuner
+    >>> simulation, tuner = HeatSimulation(20), RelaxationTuner("ssor_cg", random_state=0)
+    >>> for _ in range(3):
+    ...     u, steps = tuner.solve(*simulation.system(), x0=simulation.u)
+    ...     simulation.advance(u)
+    >>> round(simulation.time, 3)
+    0.003
     """
 
     def __init__(self, intervals: int, time_step: float = 1e-3) -> None:
-        self.time_step, self.time = time_step, 0.0
+        intervals = check_integer("intervals", intervals, at_least=2)
+        self.time_step, self.time = check_number("time_step", time_step, above=0.0), 0.0
         m = intervals - 1
         line = np.arange(1, intervals) / intervals
         self.points = np.stack(np.meshgrid(line, line, indexing="ij"), axis=-1).reshape(-1, 2)
@@ -104,7 +203,15 @@ class HeatSimulation:
         return float(max(0.1 * wave, -10 * wave))
 
     def system(self) -> tuple[sp.csr_array, Array]:
-        """Return the matrix and the right-hand side of the step."""
+        """Return the matrix and the right-hand side of the step.
+
+        Returns
+        -------
+        A : csr_array of shape (n, n)
+            Symmetric positive definite.
+        b : ndarray of shape (n,)
+            Right-hand side.
+        """
         half = 0.5 * self.coefficient * self.time_step
         angle = 16 * np.pi * (self.time + self.time_step / 2)
         forcing = 32 * _bump(self.points, (0.5 + np.cos(angle) / 4, 0.5 + np.sin(angle) / 4), 0.125)
@@ -112,13 +219,30 @@ class HeatSimulation:
         return self.matrix(self.coefficient), b
 
     def matrix(self, coefficient: float) -> sp.csr_array:
-        """Return the matrix of a step with some diffusion."""
+        """Return the matrix of a step with some diffusion.
+
+        Parameters
+        ----------
+        coefficient : float
+            kappa.
+
+        Returns
+        -------
+        csr_array of shape (n, n)
+            The matrix.
+        """
         K = self.stiffness
         values = self._identity + 0.5 * coefficient * self.time_step * K.data
         return sp.csr_array((values, K.indices, K.indptr), shape=K.shape)
 
     def advance(self, u: Array) -> None:
-        """Make the step with the solution of its system."""
+        """Make the step with the solution of its system.
+
+        Parameters
+        ----------
+        u : ndarray of shape (n,)
+            The solution.
+        """
         self.u, self.time = u, self.time + self.time_step
 
 

@@ -7,10 +7,18 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import cg
 
 from paperworks.claims import Curve, Measurement, Scale, at_least, at_most, claim
-from paperworks.linalg import RelaxationTuner, solve_sequence, sor, ssor_conjugate_gradient
-from paperworks.linalg.learned_relaxation._generators import SHIFTS, HeatSimulation, draw_shifts, laplacian, shifted
+from paperworks.linalg import (
+    HeatSimulation,
+    RelaxationTuner,
+    shifted_laplacian_systems,
+    solve_sequence,
+    sor,
+    ssor_conjugate_gradient,
+)
 
 Array = NDArray[np.float64]
+# The range of contexts that the authors give.
+SHIFTS = (-0.15, 0.65)
 GRID = np.linspace(1.0, 1.95, 20)
 ROUNDS = 5000
 LAST = slice(4 * ROUNDS // 5, ROUNDS)
@@ -161,10 +169,10 @@ def sublinear_regret(scale: Scale, seed: int) -> Measurement:
     return Measurement(criteria, figures={"slope": slope}, curves=curves, note=note)
 
 
-def _systems(spread: str, seed: int, count: int) -> tuple[list[Any], Array]:
+def _systems(spread: Any, seed: int, count: int) -> tuple[list[Any], Array]:
     rng = np.random.default_rng([seed, spread == "high"])
-    shifts = draw_shifts(spread, count, rng)
-    return list(shifted(laplacian(10), shifts, rng)), shifts
+    matrices, rhs, shifts = shifted_laplacian_systems(count, spread=spread, random_state=rng)
+    return list(zip(matrices, rhs, strict=True)), shifts
 
 
 def _costs(systems: list[Any], omega: float) -> Array:

@@ -14,9 +14,15 @@ from sklearn.exceptions import ConvergenceWarning
 from paperworks._files import InputError, read_array
 from paperworks._progress import progress_bar
 from paperworks._validation import check_integer
-from paperworks.linalg import RelaxationTuner, SequenceReport, solve_sequence, sor, ssor_conjugate_gradient
+from paperworks.linalg import (
+    HeatSimulation,
+    RelaxationTuner,
+    SequenceReport,
+    solve_sequence,
+    sor,
+    ssor_conjugate_gradient,
+)
 from paperworks.linalg._systems import read_systems
-from paperworks.linalg.learned_relaxation._generators import HeatSimulation
 
 Array = NDArray[Any]
 SOLVERS: dict[str, Any] = {"sor": sor, "ssor_cg": ssor_conjugate_gradient}
