@@ -1,6 +1,5 @@
 """Claims of "Bilevel Optimization under Unbounded Smoothness: A New Algorithm and Convergence Analysis"."""
 
-import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from paperworks._threads import one_thread
 from paperworks.claims import Curve, Measurement, Scale, at_least, at_most, claim
 from paperworks.optimization import LabelCleaner
 from paperworks.optimization.unbounded_smooth_bilevel import minimize_bilevel
+from paperworks.papers.unbounded_smooth_bilevel._texts import Split, TextClassifier, emails, keyword_texts
 
 Array = NDArray[np.float64]
 Loss = Callable[..., Tensor]
@@ -295,22 +295,6 @@ def _smoothed(history: dict[str, Array]) -> tuple[list[float], list[float]]:
 # --- recurrent networks ---
 
 
-class _Texts(nn.Module):
-    """LSTM of 64 units over token ids, whose last state decides; 0 stands for no token, and comes first."""
-
-    def __init__(self, vocabulary: int) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(vocabulary, 32)
-        self.lstm = nn.LSTM(32, 64, batch_first=True)
-        self.head = nn.Linear(64, 2)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.head(self.lstm(self.embedding(tokens))[0][:, -1])
-
-
-Split = tuple[Tensor, Tensor]
-
-
 @claim(
     "hyper-cleaning of texts with a recurrent network",
     published=EFFECTIVE,
@@ -328,7 +312,7 @@ def recurrent_network(scale: Scale, seed: int) -> Measurement:
         "with up to two in 4,000 texts 0.595 and 0.640, less than the share of the larger class. Grids of steps were "
         "centred anew then."
     )
-    return _texts(_keyword_texts(seed), 20, 600 if scale == "small" else 6000, seed, note)
+    return _texts(keyword_texts(seed), 20, 600 if scale == "small" else 6000, seed, note)
 
 
 @claim(
@@ -346,7 +330,7 @@ def recurrent_network_on_emails(scale: Scale, seed: int) -> Measurement:
         "500 clean ones, the rest for the test, where a share has a standard error of 0.006; else as above, with "
         "two thirds of the steps, in which MA-SOBA comes farther."
     )
-    return _texts(_emails(seed), 1001, 400 if scale == "small" else 6000, seed, note)
+    return _texts(emails(seed), 1001, 400 if scale == "small" else 6000, seed, note)
 
 
 def _texts(splits: tuple[Split, Split, Split], vocabulary: int, steps: int, seed: int, note: str) -> Measurement:
@@ -386,7 +370,7 @@ def _clean_texts(
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _Texts(vocabulary)
+        model = TextClassifier(vocabulary)
     y0, unflatten = _flattened(model)
 
     def outputs(y: Tensor, rows: Tensor) -> Tensor:
@@ -439,39 +423,6 @@ def _history(found: OptimizeResult) -> tuple[list[float], list[float]]:
 def _curve(name: str, found: dict[str, Any], loss: str) -> Curve:
     evaluations, losses = found["curve"]
     return Curve(name, evaluations, losses, "gradient evaluations", loss)
-
-
-def _split(X: Tensor, truth: Tensor, n_noisy: int, n_clean: int, seed: int) -> tuple[Split, Split, Split]:
-    """Shuffled: noisy training texts with three labels in ten flipped, clean ones, and test texts."""
-    rng = np.random.default_rng(seed)
-    order = torch.from_numpy(rng.permutation(len(X)))
-    X, truth = X[order], truth[order]
-    flipped = torch.from_numpy(rng.random(n_noisy) < 0.3)
-    noisy, end = truth[:n_noisy], n_noisy + n_clean
-    labels = torch.where(flipped, 1 - noisy, noisy)
-    return (X[:n_noisy], labels), (X[n_noisy:end], truth[n_noisy:end]), (X[end:], truth[end:])
-
-
-def _keyword_texts(seed: int) -> tuple[Split, Split, Split]:
-    rng = np.random.default_rng(100 + seed)
-    X, counts = rng.integers(2, 20, size=(5500, 12)), rng.integers(0, 2, 5500)
-    for row, count in zip(X, counts, strict=True):
-        row[rng.choice(12, count, replace=False)] = 1
-    return _split(torch.from_numpy(X), torch.from_numpy(counts % 2), 4000, 500, seed)
-
-
-def _emails(seed: int) -> tuple[Split, Split, Split]:
-    from paperworks.datasets import load_spam_assassin
-
-    data = load_spam_assassin()
-    texts = [re.findall(r"[a-z]+", text.lower())[:200] for text in data.data]
-    words, counts = np.unique([word for text in texts for word in text], return_counts=True)
-    number = {str(word): i + 1 for i, word in enumerate(words[np.argsort(-counts, kind="stable")[:1000]])}
-    X = np.zeros((len(texts), 16), dtype=np.int64)
-    for row, text in zip(X, texts, strict=True):
-        known = [number[word] for word in text if word in number][:16]
-        row[16 - len(known) :] = known
-    return _split(torch.from_numpy(X), torch.from_numpy(np.asarray(data.target)).long(), 2000, 500, seed)
 
 
 # --- hyper-parameters and hyper-representations ---
