@@ -1,9 +1,11 @@
-"""How many threads torch may use."""
+"""How many threads torch and linear algebra may use."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 
 import torch
+from threadpoolctl import ThreadpoolController
 
 
 @contextmanager
@@ -18,3 +20,14 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def one_blas_thread() -> AbstractContextManager[object]:
+    """Keep NumPy's and SciPy's linear algebra to one thread: short products in two take up to nine times as long."""
+    return _controller().limit(limits=1, user_api="blas")
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    # Looking for the libraries takes milliseconds, using them microseconds.
+    return ThreadpoolController()

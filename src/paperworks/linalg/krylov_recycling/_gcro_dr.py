@@ -3,6 +3,7 @@
 import logging
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from math import isfinite, sqrt
 from typing import Any
@@ -13,6 +14,7 @@ from scipy.linalg import get_blas_funcs, qr, solve_triangular, svd
 from scipy.sparse.linalg import LinearOperator
 from sklearn.exceptions import ConvergenceWarning
 
+from paperworks._threads import one_blas_thread
 from paperworks._validation import check_integer, check_number
 from paperworks.linalg._systems import check_matrix, check_vector
 
@@ -21,6 +23,8 @@ Callback = Callable[[float], None]
 
 # A direction that the operator shrinks this much more than another one carries nothing but rounding.
 LARGEST_CONDITION = 1e12
+# Numbers in a basis below which threads cost more than they save.
+WORTH_THREADS = 2**24
 EPSILON = float(np.finfo(np.float64).eps)
 
 logger = logging.getLogger(__name__)
@@ -265,6 +269,12 @@ class Solve:
         self, rtol: float, atol: float, maxiter: int, recycle: RecycleSpace | None, same_operator: bool
     ) -> tuple[Array, int, RecycleSpace]:
         """Cycle until the true residual meets the tolerance."""
+        with one_blas_thread() if self.space.W.size < WORTH_THREADS else nullcontext():
+            return self._run(rtol, atol, maxiter, recycle, same_operator)
+
+    def _run(
+        self, rtol: float, atol: float, maxiter: int, recycle: RecycleSpace | None, same_operator: bool
+    ) -> tuple[Array, int, RecycleSpace]:
         tolerance, last = max(rtol * self.scale, atol), np.inf
         if _norm(self.r) <= tolerance:
             given = self.U if recycle is None else recycle.U

@@ -1,6 +1,7 @@
 """Blockwise variance-reduced bilevel optimisation: the common loop of both versions, and the baseline RSVRB."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from time import perf_counter
 from typing import Any, Literal
 from warnings import warn
@@ -14,6 +15,7 @@ from torch import Tensor
 from paperworks._progress import progress_bar
 from paperworks._random import RandomState, numpy_generator
 from paperworks._tensors import to_tensors
+from paperworks._threads import one_blas_thread
 from paperworks._validation import check_choice, check_integer, check_number
 from paperworks.optimization.blockwise_bilevel._estimators import Gamma, check_alpha, weight_of_correction
 from paperworks.optimization.blockwise_bilevel._steps import (
@@ -31,6 +33,8 @@ METHODS = {"v1": HessianInverse, "v2": HessianVector, "rsvrb": Randomized}
 NEEDED = {"v1": ("lower_hessian",), "v2": ("lower_hessian_vector",), "rsvrb": ("lower_hessian",)}
 # The corrected lower steps are stable up to about this product of step size, gamma and curvature.
 STABLE = 1.25
+# Lower dimensions up to which threads cost more than they save.
+SMALL = 256
 # Blocks and samples from which the curvature of the lower level is estimated.
 PROBED_BLOCKS, PROBED_SAMPLES = 8, 256
 
@@ -211,13 +215,15 @@ def minimize_blockwise_bilevel(
     upper_lr = check_number("upper_lr", upper_lr, above=0.0)
     decay = check_number("halfway_decay", halfway_decay, above=0.0, at_most=1.0)
 
+    small = y.shape[1] <= SMALL
     history: dict[str, list[float]] = {"step": [], "n_samples": [], "seconds": [], "gradient_norm": []}
     begin, recent, met, stopped, taken = perf_counter(), 0.0, False, False, 0
     for t in progress_bar(range(n_steps), "blockwise bilevel", progress):
         rate = decay if 2 * t >= n_steps else 1.0
         sample = draw()
         point, last = upper.read(sample.batch)
-        new, old = steps.advance(t, point, last, sample, rate)
+        with one_blas_thread() if small else nullcontext():
+            new, old = steps.advance(t, point, last, sample, rate)
         norm = upper.step(new / blocks_per_step, old / blocks_per_step, sample.batch, upper_lr * rate)
         if not norm < LIMIT:
             raise FloatingPointError(
