@@ -8,14 +8,12 @@ import scipy.sparse as sp
 
 from benchmarks.racing import Contestant, NotHere, Race
 from paperworks.datasets import UnavailableError, load_finite_element_matrix
-from paperworks.linalg import RelaxationTuner, sor, ssor_conjugate_gradient
+from paperworks.linalg import RelaxationTuner, darcy_systems, sor, ssor_conjugate_gradient
 from paperworks.linalg.learned_relaxation._generators import (
     SHIFTS,
     HeatSimulation,
-    diffusion,
     draw_shifts,
     laplacian,
-    random_field,
     shifted,
 )
 
@@ -148,9 +146,10 @@ def _family(family: str, m: int, count: int, rng: np.random.Generator) -> list[S
         if family == "shifted Laplacian":
             matrix = laplacian(m)
         elif family == "variable-coefficient diffusion":
-            matrix = diffusion(np.exp(random_field(m, rng)))
+            (matrix,), _, _ = darcy_systems(1, m, random_state=rng)
         else:
-            matrix = diffusion(np.ones((m, m)), 0.02)
+            line = sp.diags_array([-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(m, m))
+            matrix = sp.kron(line, sp.eye_array(m)) + 0.02 * sp.kron(sp.eye_array(m), line)
         A = sp.csr_array(matrix + 10**context * float(matrix.diagonal().mean()) * sp.eye_array(m * m))
         systems.append((A, rng.standard_normal(m * m), None, context))
     return systems

@@ -26,10 +26,8 @@ from paperworks.linalg.learned_relaxation._chebyshev import _boxed_least_squares
 from paperworks.linalg.learned_relaxation._generators import (
     SHIFTS,
     HeatSimulation,
-    diffusion,
     draw_shifts,
     laplacian,
-    random_field,
     shifted,
 )
 from paperworks.papers.learned_relaxation.run import run
@@ -600,21 +598,6 @@ def test_heat_conserves_its_shape_without_diffusion_and_decays_with():
     simulation.time = 0.75  # the coefficient is ten
     assert simulation.coefficient == pytest.approx(10, rel=1e-4)
     assert np.isfinite(b).all()
-
-
-def test_diffusion_is_the_laplacian_inside_and_a_sum_of_both_axes():
-    A = diffusion(np.ones((6, 6))).toarray()
-    inner = np.arange(36).reshape(6, 6)[1:-1, 1:-1].ravel()
-    np.testing.assert_allclose(A[inner], laplacian(6).toarray()[inner])
-    # What leaves: through each wall, at half a cell's distance, twice what passes between cells.
-    walls = np.pad(np.zeros((4, 4)), 1, constant_values=2.0)
-    walls[::5, ::5] = 4.0
-    np.testing.assert_allclose(A.sum(axis=1), walls.ravel(), atol=1e-12)
-    k = np.exp(random_field(6, np.random.default_rng(0)))
-    one, both = diffusion(k, 1e-12).toarray(), diffusion(k, 3.0).toarray()
-    other = diffusion(k.T, 1e-12).toarray().reshape(6, 6, 6, 6).transpose(1, 0, 3, 2).reshape(36, 36)
-    np.testing.assert_allclose(both, one + 3 * other, atol=1e-9)
-    assert np.linalg.eigvalsh(both).min() > 0
 
 
 # The command

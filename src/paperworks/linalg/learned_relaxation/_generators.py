@@ -104,41 +104,6 @@ def shifted(A: sp.csr_array, shifts: Array, rng: np.random.Generator) -> Iterato
         yield sp.csr_array((values, A.indices, A.indptr), shape=A.shape), draw_target(n, rng)
 
 
-def diffusion(coefficients: Array, ratio: float = 1.0) -> sp.csr_array:
-    """Return finite volumes of -div(k grad u), zero on the boundary, for k of shape (m, m) on cells of unit length.
-
-    ``ratio`` multiplies the conductance along the second axis: far from one, the equation is anisotropic.
-    """
-    m = len(coefficients)
-    index = np.arange(m * m).reshape(m, m)
-    diagonal = np.zeros((m, m))
-    rows: list[Any] = []
-    for axis, factor in ((0, 1.0), (1, ratio)):
-        before, after = (np.take(coefficients, range(s, m - 1 + s), axis) for s in (0, 1))
-        between = factor * 2 * before * after / (before + after)
-        for s in (0, 1):
-            inner = [slice(None), slice(None)]
-            inner[axis] = slice(s, m - 1 + s)
-            diagonal[tuple(inner)] += between
-            # A wall at half a cell's distance.
-            wall = [slice(None), slice(None)]
-            wall[axis] = slice(-s, None) if s else slice(0, 1)
-            diagonal[tuple(wall)] += 2 * factor * coefficients[tuple(wall)]
-        i, j = (np.take(index, range(s, m - 1 + s), axis).ravel() for s in (0, 1))
-        rows.append((i, j, -between.ravel()))
-    i, j, v = (np.concatenate(each) for each in zip(*rows, strict=True))
-    upper = sp.coo_array((v, (i, j)), shape=(m * m, m * m))
-    return _sorted(upper + upper.T + sp.diags_array(diagonal.ravel()))
-
-
-def random_field(m: int, rng: np.random.Generator, smoothness: float = 2.5) -> Array:
-    """Return a smooth Gaussian random field of unit variance on m x m cells, by its spectrum."""
-    frequency = np.fft.fftfreq(m) * m
-    power = (9.0 + frequency[:, None] ** 2 + frequency**2) ** (-smoothness / 2)
-    field = np.fft.ifft2(power * np.fft.fft2(rng.standard_normal((m, m)))).real
-    return (field - field.mean()) / field.std()
-
-
 class HeatSimulation:
     r"""Heat on the unit square with a diffusion that comes and goes, by Crank-Nicolson steps, as a sequence of systems.
 

@@ -34,9 +34,9 @@ def _split(X: Tensor, truth: Tensor, n_noisy: int, n_clean: int, seed: int) -> t
 
 
 def keyword_texts(seed: int) -> tuple[Split, Split, Split]:
-    """Twelve tokens of twenty, with the keyword once or not at all, which is the class."""
+    """Twelve tokens of twenty, of which up to three are the keyword; the class is the parity of their number."""
     rng = np.random.default_rng(100 + seed)
-    X, counts = rng.integers(2, 20, size=(5500, 12)), rng.integers(0, 2, 5500)
+    X, counts = rng.integers(2, 20, size=(5500, 12)), rng.integers(0, 4, 5500)
     for row, count in zip(X, counts, strict=True):
         row[rng.choice(12, count, replace=False)] = 1
     return _split(torch.from_numpy(X), torch.from_numpy(counts % 2), 4000, 500, seed)
