@@ -307,8 +307,8 @@ def recurrent_network(scale: Scale, seed: int) -> Measurement:
     """An LSTM trained on noisy labels by BO-REP is as accurate as by the best-tuned rival, and never diverges."""
     note = (
         "Twelve tokens of twenty, the keyword up to three times; LSTM of 64 units, 4,000 texts with 30% of labels "
-        "flipped, 500 clean ones, 1,000 for the test; each method at the best of its steps by the clean loss. An easier "
-        "task, to tell the keyword's presence, does not part the methods: 0.998 for BO-REP, 1.000 for MA-SOBA."
+        "flipped, 500 clean ones, 1,000 for the test; each method at the best of its steps by the clean loss. An "
+        "easier task, to tell the keyword's presence, does not part the methods: 0.998 for BO-REP, 1.000 for MA-SOBA."
     )
     return _texts(keyword_texts(seed), 20, 600 if scale == "small" else 6000, seed, note)
 
